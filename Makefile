@@ -1,0 +1,63 @@
+# make demo | test | check | slow | wheel | format | clean. Needs Python >= 3.11 and make, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := test
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: install demo test check lint types imports tests slow wheel format clean
+
+# An activated environment must not leak into ours.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+install: $(INSTALLED)
+
+# Made once; installed into again when the pins or the package's own description change.
+# PIP_CONSTRAINT, not -c: it also pins what pip builds with.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "subsense needs Python >= 3.11, $(PYTHON) is " \
+	    + sys.version.split()[0] + ": say which one to use with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing subsense and what it needs into $(VENV): takes minutes the first time."
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/subsense demo
+
+test: demo check
+
+check: lint types imports tests
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+imports: $(INSTALLED)
+	$(BIN)/lint-imports
+
+tests: $(INSTALLED)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 10
+
+slow: $(INSTALLED)
+	$(BIN)/pytest -m slow --durations 10
+
+wheel: $(INSTALLED)
+	$(BIN)/python -m build --wheel --no-isolation
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -prune -exec rm -rf {} +

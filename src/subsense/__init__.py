@@ -1,0 +1,92 @@
+"""Make a pretrained multimodal PyTorch network work with any subset of its modalities.
+
+Every weight of the network stays as it is; small adapter sets are trained for the combinations of available modalities,
+chosen at inference by what is present, and folded into plain networks for deployment (arXiv 2310.03986).
+"""
+
+from subsense.adapters import SSF, BitFit, LoRA, Norm, Scale, Shift
+from subsense.baselines import finetune, train_dedicated
+from subsense.checkpoint import load, save
+from subsense.errors import (
+    CheckpointError,
+    DamagedFile,
+    DataError,
+    FoldError,
+    ForeignTensor,
+    InputError,
+    LayerNeverCalled,
+    MetricError,
+    MissingFile,
+    ModalityError,
+    NonFiniteLoss,
+    OtherModalities,
+    OtherNetwork,
+    PlanError,
+    RecipeError,
+    ResultsError,
+    SubsenseError,
+    TrainingError,
+    UnmatchedPattern,
+    UnsupportedLayer,
+    UntrainedCombination,
+)
+from subsense.evaluation import evaluate
+from subsense.filling import Mean
+from subsense.folding import fold, prepare
+from subsense.layers import LayerClass
+from subsense.modalities import Combination, Modalities
+from subsense.model import RobustModel, adapt
+from subsense.plan import Plan, plan
+from subsense.results import Results
+from subsense.training import Distill, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SSF",
+    "BitFit",
+    "CheckpointError",
+    "Combination",
+    "DamagedFile",
+    "DataError",
+    "Distill",
+    "FoldError",
+    "ForeignTensor",
+    "InputError",
+    "LayerClass",
+    "LayerNeverCalled",
+    "LoRA",
+    "Mean",
+    "MetricError",
+    "MissingFile",
+    "Modalities",
+    "ModalityError",
+    "NonFiniteLoss",
+    "Norm",
+    "OtherModalities",
+    "OtherNetwork",
+    "Plan",
+    "PlanError",
+    "RecipeError",
+    "Results",
+    "ResultsError",
+    "RobustModel",
+    "SSF",
+    "Scale",
+    "Shift",
+    "SubsenseError",
+    "TrainingError",
+    "UnmatchedPattern",
+    "UnsupportedLayer",
+    "UntrainedCombination",
+    "adapt",
+    "evaluate",
+    "finetune",
+    "fold",
+    "load",
+    "plan",
+    "prepare",
+    "save",
+    "train",
+    "train_dedicated",
+]

@@ -1,0 +1,83 @@
+"""The contract of an adapter: plain options, and five pure functions of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from subsense.layers import Layer
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Mix(Protocol):
+    """Say how much of each bank row each row of the batch uses, at the place where a layer's output has its batch."""
+
+    def blend(self, bank: Tensor, like: Tensor, axis: int) -> Tensor:
+        """Mix a bank (bank row, *features) for each batch row; broadcastable to `like`, features from `axis` on."""
+        ...
+
+    def rows(self, bank: Tensor) -> Tensor:
+        """Give the bank rows that matter for this batch: (active row, ...)."""
+        ...
+
+    def gates(self, like: Tensor, axis: int, rank: int, repeats: int = 1) -> Tensor:
+        """Give each batch row's weights of the active rows, each `rank` times in a row, all of it `repeats` times."""
+        ...
+
+
+class Adapter(Protocol):
+    """Be what one method does at one site.
+
+    An adapter is a frozen dataclass of its options. Its parameters are differences from the identity, so zeros change
+    nothing, sums make sense, and weight decay pulls to the untouched network.
+    """
+
+    name: ClassVar[str]
+
+    def serves(self, layer: Layer, module: nn.Module) -> bool:
+        """Say whether the method acts at layers of this kind."""
+        ...
+
+    def parameters(self, layer: Layer) -> Shapes:
+        """Name the parameters of one bank row, with their shapes; raise `UnsupportedLayer` where it can't be right."""
+        ...
+
+    def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
+        """Set one parameter of one bank row, zeros until now, to its start."""
+        ...
+
+    def apply(self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor) -> Tensor:
+        """Give the layer's adapted output from its input `x` and its output `y`."""
+        ...
+
+    def merge(self, rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+        """Make one adapter set of bank rows (row, ...) and their weights (row,)."""
+        ...
+
+    def fold(
+        self, layer: Layer, row: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Give the weight and bias of a plain layer that does the same as layer and adapter set."""
+        ...
+
+
+def weighted_sum(rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+    """Merge parameters which add up: (row, ...) and weights (row,)."""
+    return {name: torch.einsum("r,r...->...", weights.to(bank), bank) for name, bank in rows.items()}
+
+
+def scale_outputs(layer: Layer, weight: Tensor, scale: Tensor) -> Tensor:
+    """Multiply each output channel of a weight by its own number: scale (*features)."""
+    if layer.kind == "norm":
+        return weight * scale
+    if layer.kind == "transposed":
+        grouped = weight.unflatten(0, (layer.groups, -1))
+        factor = scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
+        return (grouped * factor).flatten(0, 1)
+    shape = [1] * weight.dim()
+    shape[layer.out_axis] = -1
+    return weight * scale.view(shape)

@@ -1,0 +1,125 @@
+"""How a dict of modalities becomes the network's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from subsense.errors import ModalityError, closest
+from subsense.inputs import Filled, named
+from subsense.modalities import AxisSpec, Modalities
+
+CallFunction = Callable[[nn.Module, dict[str, Any]], Any]
+CallSpec = str | Mapping[str, Sequence[str]] | CallFunction
+FORMS = ("kwargs", "positional", "list", "dict", "channels")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Call the network as it wants to be called.
+
+    Attributes:
+        form: one of ``"kwargs"``, ``"positional"``, ``"list"``, ``"dict"``, ``"channels"``, ``"function"``.
+        arguments: for ``"kwargs"``: (modality, part) -> argument name, where it isn't the part's own name.
+        function: for ``"function"``: ``(network, inputs) -> output``.
+    """
+
+    form: str
+    arguments: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    function: CallFunction | None = None
+
+    @property
+    def spec(self) -> str | dict[str, list[str]]:
+        """Give the form as plain data, as `parse_call` reads it; ``"function"`` for a callable."""
+        if not self.arguments:
+            return self.form
+        names: dict[str, list[str]] = {}
+        for (modality, _), argument in self.arguments.items():
+            names.setdefault(modality, []).append(argument)
+        return names
+
+    def arrange(self, modalities: Modalities, tensors: Filled) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Give the positional and keyword arguments for the network."""
+        if self.form == "kwargs":
+            return (), {self.arguments.get((name, part), part): tensor
+                        for name in modalities
+                        for part, tensor in zip(modalities[name].parts, tensors[name], strict=True)}  # fmt: skip
+        flat = [tensor for name in modalities for tensor in tensors[name]]
+        if self.form == "positional":
+            return tuple(flat), {}
+        if self.form == "list":
+            return (flat,), {}
+        if self.form == "channels":
+            return (torch.cat(flat, dim=1),), {}
+        return (named(modalities, tensors),), {}
+
+    def __call__(self, network: nn.Module, modalities: Modalities, tensors: Filled) -> Any:
+        """Call the network on filled tensors and give back its own output."""
+        if self.function is not None:
+            return self.function(network, named(modalities, tensors))
+        args, kwargs = self.arrange(modalities, tensors)
+        return network(*args, **kwargs)
+
+
+def parse_call(call: CallSpec, modalities: Modalities) -> Call:
+    """Read the `call` argument of `adapt`.
+
+    Args:
+        call: ``"kwargs"`` (an argument is named as its modality), ``"positional"``, ``"list"``, ``"dict"``, ``"channels"``
+            (one tensor, modalities stacked along the channel axis in declared order), modality -> argument names, or
+            a callable ``(network, inputs) -> output``.
+
+    Raises:
+        ModalityError: an unknown form or modality, a wrong number of names, modalities that can't be stacked.
+    """
+    if isinstance(call, Mapping):
+        return Call("kwargs", _arguments(call, modalities))
+    if callable(call):
+        return Call("function", function=call)
+    if call not in FORMS:
+        raise ModalityError(f"call: expected one of {', '.join(FORMS)}, a mapping of modality to argument names, or a "
+                            f"callable, but found {call!r}.{closest(str(call), FORMS)}")  # fmt: skip
+    if call == "channels":
+        _check_channels(modalities)
+    return Call(call)
+
+
+def spread_arguments(spec: Mapping[str, AxisSpec], call: CallSpec) -> dict[str, AxisSpec]:
+    """Give every argument of a modality its axis string, where `call` names several arguments for one axis string.
+
+    >>> spread_arguments({"text": "L:int64"}, {"text": ["input_ids", "attention_mask"]})
+    {'text': {'input_ids': 'L:int64', 'attention_mask': 'L:int64'}}
+    """
+    names = call if isinstance(call, Mapping) else {}
+    return {
+        modality: dict.fromkeys(names[modality], axes)
+        if isinstance(axes, str) and len(names.get(modality, ())) > 1
+        else axes
+        for modality, axes in spec.items()
+    }
+
+
+def _arguments(call: Mapping[str, Sequence[str]], modalities: Modalities) -> dict[tuple[str, str], str]:
+    for name in call:
+        if name not in modalities:
+            raise ModalityError(f"call: unknown modality {name!r}.{closest(str(name), modalities)}")
+    arguments = {}
+    for name, modality in modalities.items():
+        given = [call.get(name, ())] if isinstance(call.get(name), str) else list(call.get(name, modality.parts))
+        if len(given) != len(modality.parts):
+            raise ModalityError(f"call: modality {name!r} is carried by {list(modality.parts)}, "
+                                f"but {len(given)} argument names were given: {given}")  # fmt: skip
+        arguments |= {(name, part): str(argument) for part, argument in zip(modality.parts, given, strict=True)}
+    return arguments
+
+
+def _check_channels(modalities: Modalities) -> None:
+    first, *others = [axes for modality in modalities.values() for axes in modality.parts.values()]
+    for axes in others:
+        if axes.sizes[1:] != first.sizes[1:] or axes.dtype != first.dtype or not axes.sizes:
+            raise ModalityError(f"call 'channels' stacks all modalities along their first axis, so the others must agree: "
+                                f"found {str(first)!r} and {str(axes)!r}")  # fmt: skip

@@ -1,0 +1,265 @@
+"""A folder <-> adapter sets: ``manifest.json`` and one safetensors file, no pickle anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from subsense.adapters import from_json, to_json
+from subsense.atomic import write_atomically
+from subsense.calling import CallSpec
+from subsense.errors import CheckpointError, DamagedFile, ForeignTensor, MissingFile, OtherModalities, OtherNetwork
+from subsense.filling import FillFunction, Filling, Mean
+from subsense.injection import bank_names
+from subsense.layers import LayerClass
+from subsense.modalities import AxisSpec, Modalities
+from subsense.model import RobustModel, adapt, fingerprint
+from subsense.plan import Plan, plan
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class DeclaredLayer(BaseModel):
+    """Describe a `LayerClass` without its class object."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    cls: str
+    kind: str
+    axis: int
+    weight: str
+    bias: str | None
+    out_axis: int
+
+
+class Manifest(BaseModel):
+    """Hold what a folder says of itself, beside its tensors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: int
+    subsense: str
+    torch: str
+    network: str
+    fingerprint: str
+    modalities: dict[str, str | dict[str, str]]
+    call: str | dict[str, list[str]]
+    method: list[dict[str, Any]]
+    sharing: str
+    combinations: list[str]
+    trained_rows: list[int]
+    untrained: str
+    fill: dict[str, str]
+    sites: list[str]
+    layers: list[DeclaredLayer]
+    tensors: str
+
+
+def save(robust: RobustModel, folder: str | Path) -> None:
+    """Save adapter sets, learned and mean fills: all but the network's own weights.
+
+    The tensors are written first, under a name made from their content, then the manifest that names them is put in
+    place in one step; a process killed at any moment leaves the older version readable.
+
+    Args:
+        robust: what to save.
+        folder: made where it does not exist.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
+    name = f"adapters-{hashlib.blake2b(data, digest_size=8).hexdigest()}.safetensors"
+    write_atomically(folder / name, data)
+    manifest = _manifest(robust, name)
+    write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+    for old in folder.glob("adapters-*.safetensors"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def load(
+    folder: str | Path,
+    network: nn.Module,
+    *,
+    modalities: Mapping[str, AxisSpec] | None = None,
+    call: CallSpec | None = None,
+    fill: Mapping[str, FillFunction] | FillFunction | None = None,
+    untrained: str | None = None,
+) -> RobustModel:
+    """Load adapter sets for the network they were trained on.
+
+    Args:
+        folder: what `save` wrote.
+        network: the same network with the same weights; untouched where anything does not fit.
+        modalities: what they are expected to be; None: whatever was saved.
+        call: needed where the network is called by a function, which can't be saved.
+        fill: needed where a modality is filled by a function: modality -> function, or one for all of those.
+        untrained: another policy than the saved one.
+
+    Raises:
+        MissingFile, DamagedFile, OtherNetwork, OtherModalities, ForeignTensor, CheckpointError: what doesn't fit.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    declared = _modalities(folder, manifest, modalities)
+    tensors = _read_tensors(folder, manifest)
+    _check_network(folder, manifest, network)
+    options = {"method": from_json(manifest.method), "include": manifest.sites, "layers": _layers(manifest, network)}
+    fills = _fills(folder, manifest, fill)
+    _check_tensors(folder, tensors, _shapes(manifest, plan(network, **options), Filling(declared, fills)))
+    robust = adapt(
+        network,
+        declared,
+        call=_call(folder, manifest, call),
+        sharing=manifest.sharing,
+        combinations=manifest.combinations,
+        fill=fills,
+        untrained=untrained or manifest.untrained,
+        **options,
+    )
+    _fill_in(robust, tensors)
+    robust.router.trained_rows = frozenset(manifest.trained_rows)
+    return robust
+
+
+def _manifest(robust: RobustModel, tensors: str) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        subsense=version("subsense"),
+        torch=torch.__version__,
+        network=type(robust.network).__name__,
+        fingerprint=robust.network_fingerprint(),
+        modalities=robust.modalities.spec,
+        call=robust.call.spec,
+        method=to_json(robust.plan.adapters),
+        sharing=robust.sharing,
+        combinations=[str(one) for one in robust.combinations],
+        trained_rows=sorted(robust.router.trained_rows),
+        untrained=robust.router.untrained,
+        fill=robust.fill.kinds,
+        sites=list(dict.fromkeys(site.layer.path for site in robust.plan.sites)),
+        layers=[_declared(layer) for layer in robust.plan.declared],
+        tensors=tensors,
+    )
+
+
+def _tensors(robust: RobustModel) -> dict[str, Tensor]:
+    fills = {f"fill.{name}": tensor for name, tensor in robust.fill.stand_ins().items()}
+    return {**robust.banks.named(), **fills}
+
+
+def _fill_in(robust: RobustModel, tensors: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in _tensors(robust).items():
+            tensor.copy_(tensors[name])
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    text = _read(folder, folder / MANIFEST)
+    try:
+        data = json.loads(text)
+        found = data.get("format")
+    except (ValueError, AttributeError) as error:
+        raise DamagedFile(f"{folder / MANIFEST}: expected JSON as `subsense.save` writes it, but found: {error}") from None
+    if isinstance(found, int) and found > FORMAT:
+        raise CheckpointError(f"{folder / MANIFEST}: format {found}, and this version of subsense reads up to {FORMAT}; "
+                              "install a newer one")  # fmt: skip
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise DamagedFile(f"{folder / MANIFEST}: not a manifest of adapter sets: {faults}") from None
+
+
+def _read(folder: Path, path: Path) -> bytes:
+    if not folder.is_dir():
+        raise MissingFile(f"{folder}: expected a folder that `subsense.save` wrote, but there is none")
+    if not path.is_file():
+        raise MissingFile(f"{path}: missing; {folder} holds {sorted(one.name for one in folder.iterdir())}")
+    return path.read_bytes()
+
+
+def _read_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
+    data = _read(folder, folder / manifest.tensors)
+    try:
+        return from_bytes(data)
+    except SafetensorError as error:
+        raise DamagedFile(f"{folder / manifest.tensors}: truncated or damaged ({error}); save it again") from None
+
+
+def _modalities(folder: Path, manifest: Manifest, expected: Mapping[str, AxisSpec] | None) -> Modalities:
+    saved = Modalities(manifest.modalities)
+    if expected is not None and Modalities(expected) != saved:
+        raise OtherModalities(f"{folder}: made for modalities {saved.spec}, but {Modalities(expected).spec} were expected")
+    return saved
+
+
+def _check_network(folder: Path, manifest: Manifest, network: nn.Module) -> None:
+    found = fingerprint(network)
+    if found != manifest.fingerprint:
+        raise OtherNetwork(f"{folder}: made for a {manifest.network} with fingerprint {manifest.fingerprint}, but this "
+                           f"{type(network).__name__} has {found}; load the very weights on which the sets were trained")  # fmt: skip
+
+
+def _shapes(manifest: Manifest, planned: Plan, filling: Filling) -> dict[str, tuple[int, ...]]:
+    num_rows = len(manifest.combinations) if manifest.sharing == "independent" else len(manifest.modalities)
+    banks = {name: (num_rows, *site.adapters[adapter][parameter])
+             for name, (site, adapter, parameter) in bank_names(planned).items()}  # fmt: skip
+    return banks | {f"fill.{name}": tuple(tensor.shape) for name, tensor in filling.stand_ins().items()}
+
+
+def _check_tensors(folder: Path, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    for name in (*expected, *found):
+        if name not in expected:
+            raise ForeignTensor(f"{folder}: tensor {name!r} belongs to no site of this network")
+        if name not in found:
+            raise ForeignTensor(f"{folder}: tensor {name!r} {expected[name]} is missing")
+        if tuple(found[name].shape) != expected[name]:
+            raise ForeignTensor(f"{folder}: tensor {name!r}: expected shape {expected[name]}, "
+                                f"but found {tuple(found[name].shape)}")  # fmt: skip
+
+
+def _call(folder: Path, manifest: Manifest, call: CallSpec | None) -> CallSpec:
+    if call is not None:
+        return call
+    if manifest.call == "function":
+        raise CheckpointError(f"{folder}: the network was called by a function, which is not saved; pass it: load(..., call=...)")
+    return manifest.call
+
+
+def _fills(folder: Path, manifest: Manifest, fill: Any) -> dict[str, Any]:
+    given = fill if isinstance(fill, Mapping) else dict.fromkeys(manifest.fill, fill)
+    fills: dict[str, Any] = {}
+    for name, kind in manifest.fill.items():
+        if kind == "callable" and given.get(name) is None:
+            raise CheckpointError(f"{folder}: {name!r} was filled by a function, which is not saved; "
+                                  f"pass it: load(..., fill={{{name!r}: ...}})")  # fmt: skip
+        fills[name] = given[name] if kind == "callable" else Mean(None) if kind == "mean" else kind
+    return fills
+
+
+def _declared(layer: LayerClass) -> DeclaredLayer:
+    own = {name: getattr(layer, name) for name in ("kind", "axis", "weight", "bias", "out_axis")}
+    return DeclaredLayer(cls=_class_name(layer.cls), **own)
+
+
+def _layers(manifest: Manifest, network: nn.Module) -> list[LayerClass]:
+    classes = {_class_name(type(module)): type(module) for module in network.modules()}
+    for layer in manifest.layers:
+        if layer.cls not in classes:
+            raise OtherNetwork(f"the adapter sets were made with a declared layer class {layer.cls}; the network has none")
+    return [LayerClass(classes[layer.cls], **layer.model_dump(exclude={"cls"})) for layer in manifest.layers]
+
+
+def _class_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,65 @@
+"""What the verbs write, and where: results to stdout, progress to stderr, JSON alone on stdout where a machine reads."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from subsense.results import Results, Row
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+NARROWEST_BAR = 12
+WIDEST_BAR = 50
+
+
+def say(text: object = "", style: str = "", to: Console = OUT) -> None:
+    """Write text as it is: no markup is read, no line is wrapped."""
+    to.print(Text(str(text), style=style), soft_wrap=True)
+
+
+def note(text: object) -> None:
+    """Write progress to stderr."""
+    say(text, "dim", ERR)
+
+
+def complain(text: object) -> None:
+    """Write what went wrong to stderr."""
+    ERR.print(Text.assemble(("Error: ", "bold red"), str(text)), soft_wrap=True)
+
+
+def say_json(content: Any) -> None:
+    """Write one JSON document to stdout."""
+    print(json.dumps(content, indent=2))
+
+
+def say_results(results: Results, to: Console = OUT) -> None:
+    """Write the table of results, with a bar for each row where the terminal is wide enough."""
+    header, cells = results.table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, title in enumerate(header):
+        table.add_column(title, justify="right" if number else "left", no_wrap=number > 0)
+    room = to.width - sum(max(map(len, column)) + 2 for column in zip(header, *cells, strict=True))
+    has_bar = results.unit == "fraction" and room >= NARROWEST_BAR
+    if has_bar:
+        table.add_column("", width=min(room, WIDEST_BAR), no_wrap=True)
+    mean = results.mean() if len(cells) > len(results.rows) else None
+    for row, texts in zip([*results.rows, *([mean] if mean else [])], cells, strict=True):
+        if row is mean:
+            table.add_section()
+        table.add_row(*texts, *([_bar(row, min(room, WIDEST_BAR), to)] if has_bar else []))
+    to.print(table)
+
+
+def _bar(row: Row, width: int, to: Console) -> Text:
+    """Draw what the frozen network reaches, and in another tone what the adapter set adds."""
+    solid, light = ("#", "+") if to.options.ascii_only else ("█", "▒")
+    kept, reached = (round(width * (value or 0.0)) for value in (row.pretrained, row.adapted))
+    return Text.assemble((solid * kept, "cyan"), (light * max(reached - kept, 0), "green"))

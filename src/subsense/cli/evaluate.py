@@ -1,0 +1,24 @@
+"""`subsense evaluate`: what every combination reaches, in a table and in files."""
+
+from __future__ import annotations
+
+from subsense.cli.arguments import Changes, Json, Output, RecipeName, Root
+from subsense.cli.console import say, say_json
+
+
+def evaluate(
+    recipe: RecipeName, root: Root = None, output: Output = None, changes: Changes = None, as_json: Json = False
+) -> None:
+    """Measure what `subsense train` saved, beside the baselines that the recipe asks for."""
+    from subsense.cli import pipeline
+
+    job = pipeline.open_job(recipe, root, output, changes)
+    robust = pipeline.load_sets(job, pipeline.pretrained(job))
+    results = pipeline.measure(job, robust)
+    files = pipeline.write_reports(job, robust, results)
+    if as_json:
+        say_json(results.model_dump(mode="json"))
+        return
+    say(results)
+    say()
+    say(f"written to {', '.join(map(str, files))}")

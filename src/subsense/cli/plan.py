@@ -1,0 +1,27 @@
+"""`subsense plan`: where adapters would act, before anything is trained."""
+
+from __future__ import annotations
+
+from subsense.cli.arguments import Changes, Json, RecipeName
+from subsense.cli.console import say, say_json
+
+
+def plan(recipe: RecipeName, changes: Changes = None, as_json: Json = False) -> None:
+    """Show the sites of a recipe's network: adapters, parameters, and what is out of reach. Needs neither data nor weights."""
+    from subsense.cli.pipeline import plan_network
+    from subsense.recipe import load_recipe
+
+    planned = plan_network(load_recipe(recipe, changes or ()))
+    if not as_json:
+        say(planned)
+        return
+    sites = [
+        {"module": site.key, "class": site.layer.class_name, "adapter": site.label, "parameters": site.num_parameters}
+        for site in planned.sites
+    ]
+    say_json({
+        "sites": sites,
+        "parameters_per_row": planned.parameters_per_row,
+        "network_parameters": planned.network_parameters,
+        "out_of_reach": dict(planned.out_of_reach),
+    })  # fmt: skip

@@ -1,0 +1,36 @@
+"""`subsense train`: the network if need be, then its adapter sets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from subsense.cli.arguments import Changes, Json, Output, RecipeName, Root
+from subsense.cli.console import say, say_json
+
+
+def train(
+    recipe: RecipeName,
+    root: Root = None,
+    output: Output = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe's adapter sets, and its network first where it has no checkpoint."""
+    from subsense.cli import pipeline
+
+    job = pipeline.open_job(recipe, root, output, changes)
+    pipeline.plan_network(job.recipe)
+    if not resume:
+        pipeline.clear_state(job)
+    robust = pipeline.adapt_network(job, pipeline.pretrain(job, resume=resume))
+    report = pipeline.train_sets(job, robust, resume=resume)
+    if as_json:
+        say_json({"adapters": str(job.adapters), "training": report.as_dict()})
+        return
+    say(pipeline.describe(job, robust))
+    say(f"training  {report}".replace("\n", "\n          "))
+    say(f"saved     {job.adapters}")
+    say(f"next      subsense evaluate {recipe}")

@@ -1,0 +1,115 @@
+"""CWFID: carrots and weeds in a field, photographed from a robot in red and near infrared light.
+
+60 scenes, registered channels, each pixel labelled soil, crop or weed (92.6, 1.6 and 5.8 % of them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from subsense.data.base import Data, Samples, locate, standardise
+from subsense.errors import DataError
+
+SOURCE = (
+    "CWFID is published at https://github.com/cwfid/dataset; the folder holds its channels as red/NNN.png and "
+    "nir/NNN.png, the classes as label/NNN.png (0 soil, 1 crop, 2 weed), the scenes of each part in *.txt."
+)
+CHANNELS = ("red", "nir")
+CLASS_NAMES = ("soil", "crop", "weed")
+
+
+def cwfid(root: str | Path | None = None, *, size: tuple[int, int] = (160, 216), mirrored: bool = False) -> Data:
+    """Load the scenes of `root/cwfid/`: 39 to train, 21 to test.
+
+    Each channel is standardised with mean and deviation of the training scenes alone.
+
+    Args:
+        root: the folder that holds `cwfid/`.
+        size: height and width in pixels that images (area-averaged) and labels (nearest) are resized to. The files are
+            (320, 432); the default, a quarter of the pixels, lets a small network train in minutes on two cores.
+        mirrored: add to the training scenes their mirror images, left to right, upside down and both: 156 in place of 39.
+
+    Raises:
+        DataError: a file is absent or damaged, a scene is in both parts, a size is not positive.
+    """
+    _check_size(size)
+    folder = locate("cwfid", root, "cwfid", ["train.txt", "test.txt"], SOURCE)
+    train, test = _scenes(folder)
+    locate("cwfid", root, "cwfid", [f"{kind}/{n}.png" for n in train + test for kind in (*CHANNELS, "label")], SOURCE)
+    images = {name: _standardised(folder / name, train, test, size) for name in CHANNELS}
+    parts = [
+        Samples(
+            {name: tensors[number] for name, tensors in images.items()}, _labels(folder / "label", scenes, size), scenes
+        )
+        for number, scenes in enumerate((train, test))
+    ]
+    height, width = size
+    return Data(
+        name="cwfid",
+        modalities=dict.fromkeys(CHANNELS, f"1 {height} {width}"),
+        train=_with_mirror_images(parts[0]) if mirrored else parts[0],
+        test=parts[1],
+        task="segmentation",
+        class_names=CLASS_NAMES,
+        metric="miou",
+        source="https://github.com/cwfid/dataset",
+        licence="non-commercial research use",
+        citation="S. Haug and J. Ostermann, A Crop/Weed Field Image Dataset for the Evaluation of Computer Vision "
+        "Based Precision Agriculture Tasks, ECCV Workshops (CVPPP) 2014",
+    )
+
+
+def _with_mirror_images(samples: Samples) -> Samples:
+    """Add every sample mirrored about each axis of the image and about both; the groups stay those of the scenes."""
+    axes: list[tuple[int, ...]] = [(), (-1,), (-2,), (-2, -1)]
+    inputs = {name: torch.cat([tensor.flip(axis) for axis in axes]) for name, tensor in samples.inputs.items()}
+    return Samples(inputs, torch.cat([samples.targets.flip(axis) for axis in axes]), samples.groups * len(axes))
+
+
+def _check_size(size: Sequence[int]) -> None:
+    if len(size) != 2 or min(size) < 1:
+        raise DataError(f"cwfid: expected size=(height, width), both at least 1, but got {size!r}.")
+
+
+def _scenes(folder: Path) -> tuple[list[str], list[str]]:
+    train, test = (_words(folder / file) for file in ("train.txt", "test.txt"))
+    if shared := set(train) & set(test):
+        raise DataError(f"{folder}: expected no scene in both train.txt and test.txt, but found {sorted(shared)}.")
+    return train, test
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split()
+
+
+def _standardised(folder: Path, train: list[str], test: list[str], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Read one channel as (num_scenes, 1, H, W) for both parts."""
+    images = _stack(folder, train + test, size, Image.Resampling.BOX).float().unsqueeze(1)
+    return standardise(images[: len(train)], images[len(train) :], axes=(0, 2, 3))
+
+
+def _labels(folder: Path, scenes: list[str], size: tuple[int, int]) -> Tensor:
+    labels = _stack(folder, scenes, size, Image.Resampling.NEAREST).long()
+    if int(labels.max()) >= len(CLASS_NAMES):
+        raise DataError(f"{folder}: expected labels 0 to {len(CLASS_NAMES) - 1}, but found {int(labels.max())}.")
+    return labels
+
+
+def _stack(folder: Path, scenes: list[str], size: tuple[int, int], resampling: Image.Resampling) -> Tensor:
+    return torch.stack([_read(folder / f"{scene}.png", size, resampling) for scene in scenes])
+
+
+def _read(path: Path, size: tuple[int, int], resampling: Image.Resampling) -> Tensor:
+    """Read a grey image as uint8 (H, W), resized."""
+    try:
+        with Image.open(path) as image:
+            grey = image.convert("L").resize((size[1], size[0]), resampling)
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise DataError(f"cwfid: cannot read {path}: {error}. {SOURCE}") from error
+    return torch.from_numpy(np.array(grey))

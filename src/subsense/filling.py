@@ -1,0 +1,186 @@
+"""What stands in for a missing input: zeros, the modality's mean, a learned value, or whatever a callable makes.
+
+The paper (arXiv 2310.03986) fills with zeros. A value that a caller passes for a missing modality is never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subsense.errors import InputError, ModalityError, closest
+from subsense.inputs import Batch, Filled, named, read
+from subsense.modalities import Axes, Modalities
+
+FillFunction = Callable[[str, Mapping[str, Any], Tensor], Any]
+KINDS = ("zeros", "mean", "learned", "callable")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Fill a missing modality with its mean over data.
+
+    The mean is taken over the rows that have the modality and over lettered axes; sized axes keep their own means.
+
+    Args:
+        data: batches ``(inputs, target)`` or ``inputs``, such as a training `DataLoader`; None: the mean is put in later,
+            by `subsense.load`.
+    """
+
+    data: Iterable[Any] | None
+
+
+FillSpec = str | Mean | FillFunction | Mapping[str, "str | Mean | FillFunction"]
+
+
+class Filling(nn.Module):
+    """Put stand-ins where inputs are missing.
+
+    Args:
+        modalities: the declared modalities.
+        spec: ``"zeros"``, ``"learned"``, `Mean`, or a callable ``(modality, inputs, present) -> stand-in``, for all
+            modalities or by name. The callable sees every modality as it will be called, zeros where it is missing, and
+            `present` (batch, modality); it returns what has the shape of ``inputs[modality]``.
+
+    Raises:
+        ModalityError: an unknown fill or modality; a mean or learned value for an integer input.
+    """
+
+    def __init__(self, modalities: Modalities, spec: FillSpec = "zeros") -> None:
+        super().__init__()
+        self.modalities = modalities
+        chosen = _by_modality(modalities, spec)
+        self.kinds = {name: _kind(name, choice) for name, choice in chosen.items()}
+        self.functions = {name: choice for name, choice in chosen.items() if self.kinds[name] == "callable"}
+        self.parts = {(name, part): axes for name in modalities for part, axes in modalities[name].parts.items()}
+        for (name, part), axes in self.parts.items():
+            self._make(name, part, axes)
+        means = {id(choice): choice for choice in chosen.values() if isinstance(choice, Mean)}
+        for mean in means.values():
+            if mean.data is not None:
+                self._measure([name for name, choice in chosen.items() if choice is mean], mean.data)
+
+    @property
+    def spec(self) -> str | dict[str, str]:
+        """Give what stands in for each modality, in words; one word where all are alike."""
+        kinds = set(self.kinds.values())
+        return kinds.pop() if len(kinds) == 1 else dict(self.kinds)
+
+    def stand_ins(self) -> dict[str, Tensor]:
+        """Give the tensors to keep: ``modality.part`` -> mean or learned value."""
+        return {f"{name}.{part}": getattr(self, _attribute(name, part))
+                for name, part in self.parts if self.kinds[name] in ("mean", "learned")}  # fmt: skip
+
+    def forward(self, batch: Batch) -> Filled:
+        """Give every modality's tensors (batch, ...), stand-ins where `batch.present` says that a row lacks it."""
+        simple = {name: self._fill(batch, column, name) for column, name in enumerate(self.modalities)}
+        missing = {name: function for name, function in self.functions.items() if name not in batch.whole}
+        return simple | {name: self._call(batch, name, function, simple) for name, function in missing.items()}
+
+    def _make(self, name: str, part: str, axes: Axes) -> None:
+        kind, attribute = self.kinds[name], _attribute(name, part)
+        if kind not in ("mean", "learned"):
+            return
+        if not axes.torch_dtype.is_floating_point:
+            raise ModalityError(f"fill {kind!r} for {name!r}: input {part!r} is {axes.dtype}, and only floating-point "
+                                "inputs have such a stand-in; choose 'zeros' or a callable")  # fmt: skip
+        value = torch.zeros([size if isinstance(size, int) else 1 for size in axes.sizes], dtype=axes.torch_dtype)
+        if kind == "learned":
+            self.register_parameter(attribute, nn.Parameter(value))
+        else:
+            self.register_buffer(attribute, value)
+
+    def _measure(self, names: list[str], data: Iterable[Any]) -> None:
+        sums = {key: torch.zeros_like(getattr(self, _attribute(*key)), dtype=torch.float64)
+                for key in self.parts if key[0] in names}  # fmt: skip
+        counts = dict.fromkeys(sums, 0.0)
+        for item in data:
+            batch = read(self.modalities, item[0] if isinstance(item, (tuple, list)) else item)
+            for key in sums:
+                rows = _present_rows(batch, self.modalities, key)
+                if rows is not None:
+                    axes = [axis for axis, size in enumerate(self.parts[key].sizes, start=1) if isinstance(size, str)]
+                    sums[key] += rows.double().sum([0, *axes], keepdim=True)[0].cpu()
+                    counts[key] += len(rows) * torch.tensor([rows.shape[axis] for axis in axes]).prod().item()
+        for key, total in sums.items():
+            if not counts[key]:
+                raise ModalityError(f"fill 'mean' for {key[0]!r}: the data has no row in which it is present")
+            getattr(self, _attribute(*key)).copy_(total / counts[key])
+
+    def _fill(self, batch: Batch, column: int, name: str) -> tuple[Tensor, ...]:
+        given = batch.tensors[name]
+        if given is not None and name in batch.whole:
+            return given
+        parts = self.modalities[name].parts
+        stands = [self._stand_in(batch, name, part, axes) for part, axes in parts.items()]
+        if given is None:
+            return tuple(stands)
+        return tuple(_where(batch, column, tensor, stand) for tensor, stand in zip(given, stands, strict=True))
+
+    def _stand_in(self, batch: Batch, name: str, part: str, axes: Axes) -> Tensor:
+        shape = batch.shape(name, axes)
+        if self.kinds[name] in ("mean", "learned"):
+            value: Tensor = getattr(self, _attribute(name, part))
+            return value.to(batch.device).expand(shape).contiguous()
+        return torch.zeros(shape, dtype=axes.torch_dtype, device=batch.device)
+
+    def _call(self, batch: Batch, name: str, function: FillFunction, simple: Filled) -> tuple[Tensor, ...]:
+        modality, column = self.modalities[name], self.modalities.names.index(name)
+        made = function(name, named(self.modalities, simple), batch.present.to(batch.device))
+        made = {name: made} if modality.is_single else made
+        return tuple(
+            _where(batch, column, tensor, _checked(name, part, made[part], tensor))
+            for part, tensor in zip(modality.parts, simple[name], strict=True)
+        )
+
+
+def _where(batch: Batch, column: int, tensor: Tensor, stand_in: Tensor) -> Tensor:
+    has = batch.present[:, column].to(batch.device)
+    return torch.where(has.view(-1, *[1] * (tensor.dim() - 1)), tensor, stand_in)
+
+
+def _attribute(name: str, part: str) -> str:
+    return f"{name}:{part}".replace(".", "/")
+
+
+def _by_modality(modalities: Modalities, spec: FillSpec) -> dict[str, Any]:
+    if not isinstance(spec, Mapping):
+        return dict.fromkeys(modalities, spec)
+    for name in spec:
+        if name not in modalities:
+            raise ModalityError(f"fill: unknown modality {name!r}.{closest(str(name), modalities)}")
+    return {name: spec.get(name, "zeros") for name in modalities}
+
+
+def _kind(name: str, choice: Any) -> str:
+    if isinstance(choice, Mean):
+        return "mean"
+    if callable(choice):
+        return "callable"
+    if choice == "mean":
+        raise ModalityError(f"fill 'mean' for {name!r} needs data to take it from: fill=subsense.Mean(train_loader)")
+    if choice not in ("zeros", "learned"):
+        raise ModalityError(f"fill for {name!r}: expected 'zeros', 'learned', subsense.Mean(data) or a callable, "
+                            f"but found {choice!r}.{closest(str(choice), KINDS)}")  # fmt: skip
+    return str(choice)
+
+
+def _present_rows(batch: Batch, modalities: Modalities, key: tuple[str, str]) -> Tensor | None:
+    name, part = key
+    given = batch.tensors[name]
+    if given is None:
+        return None
+    tensor = given[list(modalities[name].parts).index(part)]
+    return tensor[batch.present[:, modalities.names.index(name)].to(tensor.device)]
+
+
+def _checked(name: str, part: str, made: Any, like: Tensor) -> Tensor:
+    if not isinstance(made, Tensor) or made.shape != like.shape or made.dtype != like.dtype:
+        found = f"{tuple(made.shape)} {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
+        raise InputError(f"fill function for {name!r}: expected {part!r} as {tuple(like.shape)} {like.dtype}, "
+                         f"but found {found}")  # fmt: skip
+    return made

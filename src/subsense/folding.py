@@ -1,0 +1,155 @@
+"""Write an adapter set into a copy of the network: an ordinary `nn.Module` of the network's own classes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subsense.adapters import Adapter
+from subsense.errors import FoldError
+from subsense.exporting import compare, write_export, write_onnx
+from subsense.grouping import output_tensors
+from subsense.inputs import Inputs
+from subsense.layers import Layer, Slot
+from subsense.modalities import CombinationLike
+from subsense.model import RobustModel
+from subsense.plan import Site
+
+AdapterRow = tuple[Site, Adapter, Mapping[str, Tensor]]
+
+
+def fold(
+    robust: RobustModel,
+    combination: CombinationLike,
+    *,
+    onnx: str | Path | None = None,
+    export: str | Path | None = None,
+    example: Inputs | None = None,
+) -> nn.Module:
+    """Fold the adapter set of a combination into a copy of the network.
+
+    The copy computes what the adapted network computes for that combination: call it as the network is called, with the
+    same stand-ins for what is missing (`subsense.prepare` makes them). ``h' = gamma h + beta`` becomes ``W <- gamma W``,
+    ``b <- gamma b + beta`` (arXiv 2310.03986); LoRA becomes ``W <- W + (alpha / rank) B A``.
+
+    Args:
+        robust: the adapted network; it and its network stay as they are.
+        combination: which set; the complete one gives a plain copy.
+        onnx: also write the folded network there as ONNX, and check what it gives against the folded network.
+        export: also write it there with `torch.export` (``.pt2``), and check it in the same way.
+        example: inputs (batch, ...) with which the folded network and the exports are checked; what is missing may be
+            left out.
+
+    Raises:
+        ModalityError, UntrainedCombination: there is no such set.
+        FoldError: a file was asked for without an example, or what was folded or exported gives other numbers.
+    """
+    if (onnx or export) and example is None:
+        raise FoldError("fold: writing ONNX or torch.export needs `example`, inputs such as the network will get")
+    adapters = robust.adapter_set(combination)
+    with robust.no_adapters():
+        folded = copy.deepcopy(robust.network)
+    for _, rows in groupby(adapters, key=lambda one: one[0].key):
+        _fold_site(folded, list(rows))
+    if example is not None:
+        given = {name: example.get(name) for name in robust.modalities.combination(combination)}
+        _check(robust, folded, given)
+        _export(robust, folded, given, onnx, export)
+    return folded
+
+
+def prepare(robust: RobustModel, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Give the arguments with which a folded network is called: stand-ins where inputs are missing.
+
+    Args:
+        robust: the model whose fill and calling form are used.
+        inputs: as for the model; nothing but what is present.
+
+    Raises:
+        FoldError: the network is called by a function of the user's, which has no arguments to give.
+    """
+    if robust.call.function is not None:
+        raise FoldError("prepare: this network is called by a function, so its arguments aren't known; call that function "
+                        "with the folded network")  # fmt: skip
+    return robust.call.arrange(robust.modalities, robust.filled(robust.network).fill_in(inputs))
+
+
+def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs) -> None:
+    training = robust.training
+    robust.eval()
+    with torch.no_grad():
+        expected, found = output_tensors(robust(inputs)), output_tensors(robust.filled(folded)(inputs))
+    robust.train(training)
+    compare("the folded network", expected, found)
+
+
+def _export(
+    robust: RobustModel, folded: nn.Module, inputs: Inputs, onnx: str | Path | None, export: str | Path | None
+) -> None:
+    if onnx or export:
+        args, kwargs = prepare(robust, inputs)
+        for path, write in ((onnx, write_onnx), (export, write_export)):
+            if path:
+                write(folded, args, kwargs, Path(path))
+
+
+def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow]) -> None:
+    site = rows[0][0]
+    modules = [folded.get_submodule(path) for path in site.modules]
+    layer = site.layer
+    weights, device = _Once(), next(iter(rows[0][2].values())).device
+    for module in modules:
+        weight = layer.weight.read(module)
+        plain = torch.ones(layer.weight.shape, device=device) if weight is None else weight.detach()
+        bias = layer.bias.read(module) if layer.bias else None
+        new_weight, new_bias = _fold_rows(layer, rows, plain, None if bias is None else bias.detach())
+        weights.write(layer.weight, module, new_weight, changed=not torch.equal(new_weight, plain))
+        if layer.bias and new_bias is not None:
+            weights.write(layer.bias, module, new_bias, changed=True)
+
+
+def _fold_rows(
+    layer: Layer, rows: Sequence[AdapterRow], weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    result: tuple[Tensor, Tensor | None] = weight.to(wide), None if bias is None else bias.to(wide)
+    for _, adapter, row in rows:
+        result = adapter.fold(layer, {name: value.to(result[0]) for name, value in row.items()}, *result)
+    return result
+
+
+class _Once:
+    """Write new parameters into modules; a parameter that several modules share is replaced once, by a new shared one.
+
+    Parameters are replaced, not changed in place: a weight tied to something that is no site keeps its values there.
+    """
+
+    def __init__(self) -> None:
+        self.replaced: dict[int, nn.Parameter] = {}
+
+    def write(self, slot: Slot, module: nn.Module, value: Tensor, changed: bool) -> None:
+        """Put a value where the slot points."""
+        owner, old = slot.owner(module), slot.parameter(module)
+        if not changed and old is None:
+            return
+        if old is None or id(old) not in self.replaced:
+            new = nn.Parameter(_whole(slot, old, value), requires_grad=old is None or old.requires_grad)
+            if old is not None:
+                self.replaced[id(old)] = new
+        else:
+            new = self.replaced[id(old)]
+        setattr(owner, slot.name, new)
+
+
+def _whole(slot: Slot, old: Tensor | None, value: Tensor) -> Tensor:
+    if slot.rows is None:
+        return value.to(old.dtype if old is not None else value.dtype)
+    whole = value.new_zeros(slot.length, *slot.shape[1:]) if old is None else old.detach().clone()
+    whole[slice(*slot.rows)] = value.to(whole.dtype)
+    return whole

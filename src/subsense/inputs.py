@@ -1,0 +1,188 @@
+"""Read what a caller passes: check every tensor against its axis string, and find out what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subsense.errors import InputError, closest
+from subsense.modalities import Axes, Modalities, Modality
+
+Inputs = Mapping[str, Tensor | Mapping[str, Tensor] | None]
+"""Modality -> tensor (batch, *axes), or argument -> tensor where several carry it; absent or None: missing."""
+
+Sizes = dict[str, int]
+Filled = dict[str, tuple[Tensor, ...]]
+"""Modality -> its tensors, one for each part, nothing missing any more."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Hold one checked batch.
+
+    Attributes:
+        tensors: modality -> its tensors, one for each part; None where nothing was passed.
+        present: bool (batch, modality).
+        whole: the modalities known to be present in every row.
+        code: what every row has, as a bit mask (`Modalities.code`); None where rows differ, or where a graph that is
+            being compiled can't know.
+        sizes: letter -> size.
+    """
+
+    tensors: Mapping[str, tuple[Tensor, ...] | None]
+    present: Tensor
+    whole: frozenset[str]
+    code: int | None
+    sizes: Sizes
+    num_rows: int
+    device: torch.device
+
+    def shape(self, modality: str, axes: Axes) -> tuple[int, ...]:
+        """Give the shape (batch, ...) that a part has in this batch; raise `InputError` for an unknown letter."""
+        return (self.num_rows, *(self._size(modality, axes, size) for size in axes.sizes))
+
+    def _size(self, modality: str, axes: Axes, size: int | str) -> int:
+        if isinstance(size, int):
+            return size
+        if size not in self.sizes:
+            raise InputError(
+                f"modality {modality!r} is missing and axis {size!r} of {str(axes)!r} can't be resolved: no input that "
+                f"was passed has it. Declare a number instead of {size!r}, or pass a placeholder of the right shape for "
+                f"{modality!r} together with `present`"
+            )
+        return self.sizes[size]
+
+
+def read(modalities: Modalities, inputs: Inputs, present: Tensor | None = None) -> Batch:
+    """Check inputs and `present`, and settle which row has what.
+
+    Args:
+        modalities: what the network was declared to take.
+        inputs: modality -> tensor (batch, *axes). An entry ``"present"`` is used where the argument is None.
+        present: bool (batch, modality), columns in declared order; None: what is passed is present in every row.
+
+    Raises:
+        InputError: an unknown name, a wrong rank, size, dtype or device, a letter with two sizes, `present` of a wrong
+            shape or dtype, a row with nothing present, a modality called present that was not passed.
+    """
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"expected a mapping of modality to tensor, but found {type(inputs).__name__}")
+    _check_names(modalities, inputs)
+    present = inputs.get("present") if present is None else present  # type: ignore[assignment]
+    tensors = {name: _parts(modality, inputs.get(name)) for name, modality in modalities.items()}
+    passed = [(axes, label, tensor) for axes, label, tensor in _walk(modalities, tensors)]
+    if not passed:
+        raise InputError(f"all modalities are missing: pass at least one of {', '.join(modalities)}")
+    sizes, (num_rows, device) = _resolve(passed), _common(passed)
+    given = tuple(name for name, parts in tensors.items() if parts is not None)
+    if present is None:
+        present = modalities.present(given).expand(num_rows, -1)
+        return Batch(tensors, present, frozenset(given), modalities.code(given), sizes, num_rows, device)
+    _check_present(modalities, present, num_rows)
+    if torch.compiler.is_compiling():
+        present = present & modalities.present(given).to(present.device)
+        return Batch(tensors, present, frozenset(), None, sizes, num_rows, device)
+    present = present.cpu()
+    _check_rows(modalities, given, present)
+    whole = frozenset(name for name, full in zip(modalities, present.all(0).tolist(), strict=True) if full)
+    uniform = bool((present == present[0]).all())
+    code = modalities.code(modalities.from_present(present[0])) if uniform else None
+    return Batch(tensors, present, whole, code, sizes, num_rows, device)
+
+
+def named(modalities: Modalities, tensors: Filled) -> dict[str, Any]:
+    """Give modality -> tensor, or part -> tensor where several carry it: the shape in which users pass inputs."""
+    return {
+        name: tensors[name][0] if modality.is_single else dict(zip(modality.parts, tensors[name], strict=True))
+        for name, modality in modalities.items()
+    }
+
+
+def _check_names(modalities: Modalities, inputs: Inputs) -> None:
+    for name in inputs:
+        if name not in modalities and name != "present":
+            known = ", ".join(modalities)
+            raise InputError(f"unknown modality {name!r}; the modalities are {known}.{closest(str(name), modalities)}")
+
+
+def _parts(modality: Modality, value: Tensor | Mapping[str, Tensor] | None) -> tuple[Tensor, ...] | None:
+    if value is None:
+        return None
+    if modality.is_single:
+        value = {modality.name: value}  # type: ignore[dict-item]
+    if not isinstance(value, Mapping) or set(value) != set(modality.parts):
+        found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+        raise InputError(f"modality {modality.name!r}: expected a mapping with {list(modality.parts)}, but found {found}")
+    for part, tensor in value.items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"input {part!r}: expected a tensor, but found {type(tensor).__name__}")
+    return tuple(value[part] for part in modality.parts)
+
+
+def _walk(modalities: Modalities, tensors: Mapping[str, tuple[Tensor, ...] | None]) -> Iterator[tuple[Axes, str, Tensor]]:
+    for name, modality in modalities.items():
+        for (part, axes), tensor in zip(modality.parts.items(), tensors[name] or (), strict=False):
+            yield axes, part, tensor
+
+
+def _resolve(passed: list[tuple[Axes, str, Tensor]]) -> Sizes:
+    sizes: Sizes = {}
+    givers: dict[str, str] = {}
+    for axes, label, tensor in passed:
+        _check_kind(axes, label, tensor)
+        for axis, (size, found) in enumerate(zip(axes.sizes, tensor.shape[1:], strict=True), start=1):
+            expected = size if isinstance(size, int) else sizes.setdefault(size, found)
+            source = givers.setdefault(size, label) if isinstance(size, str) else label
+            if found != expected:
+                why = f"as in {source!r}" if isinstance(size, str) else f"as declared ({str(axes)!r})"
+                raise InputError(f"input {label!r}: expected size {expected} on axis {axis} ({size}), {why}, "
+                                 f"but found {found} in shape {tuple(tensor.shape)}")  # fmt: skip
+    return sizes
+
+
+def _check_kind(axes: Axes, label: str, tensor: Tensor) -> None:
+    if tensor.dim() != len(axes.sizes) + 1:
+        raise InputError(f"input {label!r}: expected {len(axes.sizes) + 1} axes (batch {axes}), "
+                         f"but found shape {tuple(tensor.shape)}")  # fmt: skip
+    if tensor.dtype != axes.torch_dtype:
+        found = str(tensor.dtype).removeprefix("torch.")
+        raise InputError(f"input {label!r}: expected dtype {axes.dtype}, but found {found}; convert it, or declare "
+                         f"'{' '.join(map(str, axes.sizes))}:{found}'")  # fmt: skip
+
+
+def _common(passed: list[tuple[Axes, str, Tensor]]) -> tuple[int, torch.device]:
+    _, first_label, first = passed[0]
+    for _, label, tensor in passed[1:]:
+        if len(tensor) != len(first):
+            raise InputError(f"input {label!r}: expected {len(first)} rows as in {first_label!r}, but found {len(tensor)}")
+        if tensor.device != first.device:
+            raise InputError(f"input {label!r} is on {tensor.device}, but {first_label!r} is on {first.device}")
+    if not len(first):
+        raise InputError(f"input {first_label!r}: expected at least one row, but found an empty batch")
+    return len(first), first.device
+
+
+def _check_rows(modalities: Modalities, given: tuple[str, ...], present: Tensor) -> None:
+    empty = (~present.any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise InputError(f"`present`: rows {_some(empty)} have no modality present; each row needs at least one")
+    for name, claimed in zip(modalities, present.any(0).tolist(), strict=True):
+        if claimed and name not in given:
+            raise InputError(f"`present` says that {name!r} is there, but no {name!r} was passed")
+
+
+def _check_present(modalities: Modalities, present: Tensor, num_rows: int) -> None:
+    if not isinstance(present, Tensor) or present.dtype != torch.bool:
+        found = present.dtype if isinstance(present, Tensor) else type(present).__name__
+        raise InputError(f"`present`: expected a bool tensor (batch, modality), but found {found}")
+    if tuple(present.shape) != (num_rows, len(modalities)):
+        raise InputError(f"`present`: expected shape ({num_rows}, {len(modalities)}), rows x ({', '.join(modalities)}), "
+                         f"but found {tuple(present.shape)}")  # fmt: skip
+
+
+def _some(numbers: list[int], most: int = 5) -> str:
+    return ", ".join(map(str, numbers[:most])) + (f", ... ({len(numbers)} in all)" if len(numbers) > most else "")

@@ -1,0 +1,256 @@
+"""What an adapter needs to know of a layer of the network: its kind, its channels, where its weight and bias are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from subsense.errors import PlanError, UnsupportedLayer
+
+Kind = Literal["linear", "conv", "transposed", "norm"]
+ATTENTION_PARTS = ("query", "key", "value", "output")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Point at a parameter of a module, or at some rows of it.
+
+    Attributes:
+        name: the parameter's name.
+        module: path of the owning module below the layer's own; empty for the layer itself.
+        shape: shape of what is pointed at.
+        rows: start and stop along axis 0; None for all of it.
+        length: size of axis 0 of the whole parameter, where that is more than the rows pointed at.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    module: str = ""
+    rows: tuple[int, int] | None = None
+    length: int = 0
+
+    def owner(self, layer: nn.Module) -> nn.Module:
+        """Give the module which holds the parameter."""
+        return layer.get_submodule(self.module)
+
+    def parameter(self, layer: nn.Module) -> nn.Parameter | None:
+        """Give the whole parameter, None where the layer has none."""
+        parameter: nn.Parameter | None = self.owner(layer)._parameters.get(self.name)
+        return parameter
+
+    def read(self, layer: nn.Module) -> Tensor | None:
+        """Give the part of the parameter that is pointed at, None where the layer has none."""
+        parameter = self.parameter(layer)
+        if parameter is None or self.rows is None:
+            return parameter
+        return parameter[slice(*self.rows)]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Describe one layer as adapters see it.
+
+    Attributes:
+        path: module path in the network.
+        part: for attention, which of its four projections; otherwise empty.
+        kind: linear, conv, transposed (convolution) or norm.
+        class_name: the module's class.
+        features: shape of one scale or shift; (channels,), but the normalised shape for `LayerNorm`.
+        axis: where the features begin in the output; negative counts from the end.
+        weight, bias: where they are; a bias of None means that the layer's class has no place for one.
+        groups: convolution groups.
+        out_axis: the weight's axis of output channels.
+    """
+
+    path: str
+    kind: Kind
+    class_name: str
+    features: tuple[int, ...]
+    axis: int
+    weight: Slot
+    bias: Slot | None
+    part: str = ""
+    groups: int = 1
+    out_axis: int = 0
+
+    @property
+    def key(self) -> str:
+        """Name the layer: its path, and the part where it is one of several."""
+        return ".".join(filter(None, (self.path, self.part))) or "network"
+
+    @property
+    def channels(self) -> int:
+        """Count the features."""
+        count = 1
+        for size in self.features:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True)
+class LayerClass:
+    """Declare a layer class of the user's own, so that adapters can serve it.
+
+    Args:
+        cls: the class; its forward takes one tensor and returns one.
+        kind: ``"norm"`` or ``"linear"``.
+        axis: where the channels are in the output: 1 for channel-first, -1 for last.
+        weight: name of the parameter that multiplies: (channels,) for a norm, a matrix for a linear layer.
+        bias: name of the parameter that is added, (channels,); None where the class has none.
+        out_axis: for a linear layer, the weight's axis of output channels.
+
+    >>> class ChannelNorm(nn.Module): ...
+    >>> LayerClass(ChannelNorm, kind="norm", axis=1).bias
+    'bias'
+    """
+
+    cls: type[nn.Module]
+    kind: Literal["norm", "linear"]
+    axis: int
+    weight: str = "weight"
+    bias: str | None = "bias"
+    out_axis: int = 0
+
+    def describe(self, path: str, module: nn.Module) -> Iterator[Layer]:
+        """Describe one module of the class."""
+        weight = module._parameters.get(self.weight)
+        if weight is None:
+            raise UnsupportedLayer(f"{path} ({type(module).__name__}): declared with weight {self.weight!r}, but has no "
+                                   f"such parameter; it has {list(module._parameters)}")  # fmt: skip
+        features = (weight.shape[self.out_axis],)
+        bias = Slot(self.bias, features) if self.bias else None
+        slot = Slot(self.weight, tuple(weight.shape))
+        yield Layer(path, self.kind, type(module).__name__, features, self.axis, slot, bias, out_axis=self.out_axis)
+
+
+def _linear(path: str, module: nn.Module) -> Iterator[Layer]:
+    assert isinstance(module, nn.Linear)
+    features = (module.out_features,)
+    weight = Slot("weight", (module.out_features, module.in_features))
+    yield Layer(path, "linear", type(module).__name__, features, -1, weight, Slot("bias", features))
+
+
+def _conv(path: str, module: nn.Module) -> Iterator[Layer]:
+    assert isinstance(module, _ConvNd)
+    transposed = isinstance(module, _ConvTransposeNd)
+    features, axis = (module.out_channels,), -1 - len(module.kernel_size)
+    weight = Slot("weight", tuple(module.weight.shape))
+    yield Layer(path, "transposed" if transposed else "conv", type(module).__name__, features, axis, weight,
+                Slot("bias", features), groups=module.groups, out_axis=int(transposed))  # fmt: skip
+
+
+def _channel_norm(path: str, module: nn.Module) -> Iterator[Layer]:
+    channels = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
+    features = (int(channels),)  # type: ignore[arg-type]
+    axis = -module._get_no_batch_dim() if isinstance(module, _InstanceNorm) else 1  # type: ignore[operator]
+    slots = Slot("weight", features), Slot("bias", features)
+    yield Layer(path, "norm", type(module).__name__, features, axis, *slots)
+
+
+def _trailing_norm(path: str, module: nn.Module) -> Iterator[Layer]:
+    assert isinstance(module, (nn.LayerNorm, nn.RMSNorm))
+    features = tuple(module.normalized_shape)
+    bias = Slot("bias", features) if isinstance(module, nn.LayerNorm) else None
+    yield Layer(path, "norm", type(module).__name__, features, -len(features), Slot("weight", features), bias)
+
+
+def _attention(path: str, module: nn.Module) -> Iterator[Layer]:
+    assert isinstance(module, nn.MultiheadAttention)
+    size, name = module.embed_dim, type(module).__name__
+    inputs = {"query": size, "key": module.kdim, "value": module.vdim}
+    for index, (part, width) in enumerate(inputs.items()):
+        rows = (index * size, (index + 1) * size)
+        packed = module._qkv_same_embed_dim
+        weight = (
+            Slot("in_proj_weight", (size, width), rows=rows, length=3 * size)
+            if packed
+            else Slot(f"{part[0]}_proj_weight", (size, width))
+        )
+        bias = Slot("in_proj_bias", (size,), rows=rows, length=3 * size)
+        yield Layer(path, "linear", name, (size,), -1, weight, bias, part)
+    weight, bias = Slot("weight", (size, size), "out_proj"), Slot("bias", (size,), "out_proj")
+    yield Layer(path, "linear", name, (size,), -1, weight, bias, "output")
+
+
+Describe = Callable[[str, nn.Module], Iterator[Layer]]
+_KNOWN: dict[type[nn.Module], Describe] = {
+    nn.Linear: _linear,
+    _ConvNd: _conv,
+    _BatchNorm: _channel_norm,
+    _InstanceNorm: _channel_norm,
+    nn.GroupNorm: _channel_norm,
+    nn.LayerNorm: _trailing_norm,
+    nn.RMSNorm: _trailing_norm,
+    nn.MultiheadAttention: _attention,
+}
+
+
+def describe(network: nn.Module, declared: Sequence[LayerClass] = ()) -> Iterator[tuple[nn.Module, Layer | UnsupportedLayer]]:
+    """Walk a network and describe each layer that adapters can serve, in registration order.
+
+    A module that looks like such a layer but can't be served right comes as the error that would be raised for it.
+
+    Args:
+        network: the network; nothing of it is changed.
+        declared: the user's own layer classes.
+    """
+    _check_declared(network, declared)
+    own = {declaration.cls: declaration.describe for declaration in declared}
+    attentions: list[str] = []
+    for path, module in network.named_modules():
+        if any(path.startswith(f"{parent}." if parent else "") for parent in attentions):
+            continue
+        if isinstance(module, nn.MultiheadAttention) and type(module) not in own:
+            attentions.append(path)
+        for layer in _describe(path, module, own):
+            yield module, layer
+
+
+def _describe(path: str, module: nn.Module, own: dict[type[nn.Module], Describe]) -> Iterable[Layer | UnsupportedLayer]:
+    if type(module) in own:
+        return own[type(module)](path, module)
+    base = next((base for base in _KNOWN if isinstance(module, base)), None)
+    if base is None:
+        return ()
+    fault = _fault(module)
+    if fault:
+        return (UnsupportedLayer(f"{path or 'the network'} ({type(module).__name__}): {fault}"),)
+    return _KNOWN[base](path, module)
+
+
+def _fault(module: nn.Module) -> str | None:
+    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+        return "its size isn't known yet; run the network once before adapting it"
+    own = next(cls for cls in type(module).__mro__ if "forward" in vars(cls) or "_forward_impl" in vars(cls))
+    if not own.__module__.startswith("torch."):
+        return (f"class {own.__name__} has a forward of its own, so where its channels are isn't known; declare it: "
+                f"layers=[LayerClass({own.__name__}, kind=..., axis=...)], or exclude it")  # fmt: skip
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance; remove that, or exclude the layer"
+    return _computed_weight(module)
+
+
+def _computed_weight(module: nn.Module) -> str | None:
+    owners = [module, module.out_proj] if isinstance(module, nn.MultiheadAttention) else [module]
+    names = [name for owner in owners for name in ("weight", "in_proj_weight")
+             if hasattr(owner, name) and name not in owner._parameters]  # fmt: skip
+    if names:
+        return (f"its {names[0]} is computed (weight_norm, spectral_norm or another parametrization); make it plain with "
+                "torch.nn.utils.parametrize.remove_parametrizations or remove_weight_norm, or exclude the layer")  # fmt: skip
+    return None
+
+
+def _check_declared(network: nn.Module, declared: Sequence[LayerClass]) -> None:
+    classes = {type(module) for module in network.modules()}
+    for declaration in declared:
+        if not isinstance(declaration, LayerClass):
+            raise PlanError(f"layers: expected LayerClass(...), but found {declaration!r}")
+        if declaration.cls not in classes:
+            raise PlanError(f"layers: the network has no layer of class {declaration.cls.__name__}")

@@ -1,0 +1,311 @@
+"""The field's measures by name, computed by torchmetrics, which is imported when the first one is made."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from subsense.errors import MetricError, closest
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+Unit = Literal["fraction", "value"]
+Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Scores and target as the network and the data give them -> as torchmetrics wants them."""
+
+SENTIMENT_LIMIT = 3.0
+"""CMU-MOSI and CMU-MOSEI are labelled from -3 (very negative) to +3 (very positive)."""
+
+
+class Measure:
+    """Accumulate scores and targets over batches; give one number for all of them.
+
+    One object measures one thing: `fresh` makes an empty one of the same kind. Nothing is exchanged between processes;
+    each measures the rows that it saw.
+
+    Attributes:
+        name: what tables call it.
+        higher_is_better: whether more is better.
+        unit: ``"fraction"`` for 0..1, printed in percent, or ``"value"``, printed as it is.
+    """
+
+    def __init__(
+        self, name: str, make: Callable[[int], Metric], prepare: Prepare, *, higher_is_better: bool, unit: Unit
+    ) -> None:
+        self.name = name
+        self.higher_is_better = higher_is_better
+        self.unit: Unit = unit
+        self._make = make
+        self._prepare = prepare
+        self._metric: Metric | None = None
+        self._device = torch.device("cpu")
+        self._is_empty = True
+
+    def __repr__(self) -> str:
+        return f"Measure({self.name!r})"
+
+    def fresh(self) -> Measure:
+        """Make an empty measure of the same kind, on the same device."""
+        kind = Measure(self.name, self._make, self._prepare, higher_is_better=self.higher_is_better, unit=self.unit)
+        return kind.to(self._device)
+
+    def to(self, device: torch.device | str) -> Measure:
+        """Move what was accumulated to a device, to which `update` brings its arguments. Return self."""
+        self._device = torch.device(device)
+        if self._metric is not None:
+            self._metric.to(self._device)
+        return self
+
+    @torch.no_grad()
+    def update(self, scores: Tensor, target: Tensor) -> None:
+        """Take in one batch.
+
+        Args:
+            scores: float (batch, class, ...) for measures of classes, or values of any shape.
+            target: int64 (batch, ...) of class indices, or as many values as in `scores`.
+
+        Raises:
+            MetricError: shapes or class indices that do not fit, with what was expected and found.
+        """
+        _check_tensors(self.name, scores, target)
+        try:
+            scores, target = self._prepare(scores.detach().to(self._device), target.to(self._device))
+        except MetricError as error:
+            shapes = f"scores {tuple(scores.shape)} and target {tuple(target.shape)}, {target.dtype}"
+            raise MetricError(f"metric {self.name!r}: {error}; found {shapes}") from None
+        self._is_empty = False
+        if scores.numel():
+            self._ready(scores).update(scores, target)
+
+    def compute(self) -> float:
+        """Give the measure over everything since the start or the last `reset`.
+
+        NaN where it is undefined, such as the correlation of a constant. Raise `MetricError` after no `update`.
+        """
+        if self._is_empty:
+            raise MetricError(f"metric {self.name!r}: nothing to compute, no batch was passed to `update`")
+        if self._metric is None:
+            return float("nan")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchmetrics warns of a constant; the NaN says it
+            return float(self._metric.compute())
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._metric = None
+        self._is_empty = True
+
+    def _ready(self, scores: Tensor) -> Metric:
+        """Give the torchmetrics object, made when the first scores say how many classes there are."""
+        if self._metric is None:
+            self._metric = self._make(scores.shape[1] if scores.ndim > 1 else 1).to(self._device)
+        return self._metric
+
+
+def select_scores(output: Any) -> Tensor:
+    """Pick the tensor out of a network's output: the output itself, its ``.logits`` or its ``["logits"]``.
+
+    Raises:
+        MetricError: none of these; the caller has to say which it is, by ``select=``.
+
+    >>> select_scores({"logits": torch.ones(2)})
+    tensor([1., 1.])
+    """
+    scores = output
+    if isinstance(output, Mapping):
+        scores = output.get("logits")
+    elif not isinstance(output, Tensor):
+        scores = getattr(output, "logits", None)
+    if isinstance(scores, Tensor):
+        return scores
+    raise MetricError(
+        f"the network's output is a {type(output).__name__}, and which of its tensors to use isn't known: "
+        "pass select=, such as select=lambda output: output[0]"
+    )
+
+
+def build(
+    metric: str | Metric | Measure,
+    num_classes: int | None = None,
+    *,
+    ignore_index: int | None = None,
+    higher_is_better: bool | None = None,
+) -> Measure:
+    """Make a measure from one of the names in `METRICS`, or from a torchmetrics object.
+
+    Args:
+        metric: a name; a `torchmetrics.Metric`, of which empty copies are used; or a `Measure`, returned as it is.
+        num_classes: number of classes; by default the size of axis 1 of the first scores.
+        ignore_index: a class index in the target which marks positions that don't count (measures of classes only).
+        higher_is_better: the direction of a torchmetrics object that doesn't say it itself.
+
+    Raises:
+        MetricError: an unknown name (with the near miss), or an option that the metric does not take.
+
+    >>> measure = build("accuracy")
+    >>> measure.update(torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), torch.tensor([1, 0, 0]))
+    >>> round(measure.compute(), 3)
+    0.667
+    """
+    if isinstance(metric, Measure):
+        return metric
+    if isinstance(metric, str):
+        return _build_named(metric, num_classes, ignore_index)
+    return _wrap(metric, higher_is_better)
+
+
+def _check_tensors(name: str, scores: object, target: object) -> None:
+    if not isinstance(scores, Tensor) or not isinstance(target, Tensor):
+        found = f"{type(scores).__name__} and {type(target).__name__}"
+        raise MetricError(f"metric {name!r}: expected scores and target to be tensors, but found {found}")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One named measure: the torchmetrics class, its arguments, and what its numbers mean.
+
+    Without `prepare` it is one of classes: scores (batch, class, ...), target (batch, ...) of indices.
+    """
+
+    name: str
+    about: str
+    path: str
+    arguments: Mapping[str, Any]
+    prepare: Prepare | None = None
+    higher_is_better: bool = True
+    unit: Unit = "fraction"
+
+    def make(self, **more: Any) -> Metric:
+        module, name = self.path.split(".")
+        make = getattr(import_module(f"torchmetrics.{module}"), name)
+        metric = make(**self.arguments, **more, sync_on_compute=False)
+        return cast("Metric", metric)
+
+
+def _values(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Flatten values, in float64, so that long sums stay exact."""
+    if scores.numel() != target.numel():
+        raise MetricError("expected as many scores as targets")
+    return scores.flatten().double(), target.flatten().double()
+
+
+def _signs(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn sentiments into positive or not; rows with a neutral label (0) don't count, as in MulT's published code."""
+    scores, target = _values(scores, target)
+    has_sign = target != 0
+    return (scores[has_sign] > 0).long(), (target[has_sign] > 0).long()
+
+
+def _sevenths(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Round sentiments to seven classes: -3 becomes 0, +3 becomes 6."""
+    scores, target = _values(scores, target)
+    return _seventh(scores), _seventh(target)
+
+
+def _seventh(values: Tensor) -> Tensor:
+    return (values.clamp(-SENTIMENT_LIMIT, SENTIMENT_LIMIT).round() + SENTIMENT_LIMIT).long()
+
+
+_ACCURACY = "classification.MulticlassAccuracy"
+_KINDS: dict[str, _Kind] = {
+    # of classes
+    "accuracy": _Kind("accuracy", "share of rows (or pixels) whose class is right", _ACCURACY, {"average": "micro"}),
+    "top-5": _Kind("top-5", "share whose class is among the five best scores", _ACCURACY,
+                   {"average": "micro", "top_k": 5}),
+    "f1": _Kind("F1", "mean over the classes, each counting alike", "classification.MulticlassF1Score",
+                {"average": "macro"}),
+    "miou": _Kind("mIoU", "mean intersection over union of the classes, over all data at once",
+                  "classification.MulticlassJaccardIndex", {"average": "macro"}),
+    # of values
+    "mae": _Kind("MAE", "mean absolute error", "regression.MeanAbsoluteError", {}, _values, False, "value"),
+    "mse": _Kind("MSE", "mean squared error", "regression.MeanSquaredError", {}, _values, False, "value"),
+    "rmse": _Kind("RMSE", "root of the mean squared error", "regression.MeanSquaredError", {"squared": False}, _values,
+                  False, "value"),
+    "correlation": _Kind("correlation", "Pearson's", "regression.PearsonCorrCoef", {}, _values, True, "value"),
+    # of sentiments
+    "acc-2": _Kind("Acc-2", "sentiment -3..3, positive or negative; neutral labels don't count",
+                   "classification.BinaryAccuracy", {}, _signs),
+    "f1-2": _Kind("F1-2", "the same two classes, F1 weighted by their counts", "classification.MulticlassF1Score",
+                  {"num_classes": 2, "average": "weighted"}, _signs),
+    "acc-7": _Kind("Acc-7", "sentiment -3..3, rounded to seven classes", _ACCURACY,
+                   {"num_classes": 7, "average": "micro"}, _sevenths),
+}  # fmt: skip
+_ALIASES = {"top-1": "accuracy", "top1": "accuracy", "top5": "top-5", "macro-f1": "f1", "pearson": "correlation"}
+
+METRICS: dict[str, str] = {name: kind.about for name, kind in _KINDS.items()} | {
+    alias: f"another name of {name}" for alias, name in _ALIASES.items()
+}
+"""Every name that `build` knows, in lower case (upper case is accepted too), and what it measures."""
+
+
+def _build_named(name: str, num_classes: int | None, ignore_index: int | None) -> Measure:
+    key = _ALIASES.get(name.lower(), name.lower())
+    kind = _KINDS.get(key)
+    if kind is None:
+        raise MetricError(f"unknown metric {name!r}; known: {', '.join(METRICS)}.{closest(key, METRICS)}")
+    measure = partial(Measure, kind.name, higher_is_better=kind.higher_is_better, unit=kind.unit)
+    if kind.prepare is None:
+        make = partial(_make_of_classes, kind, num_classes, ignore_index)
+        return measure(make=make, prepare=partial(_classes, ignore_index))
+    if num_classes is not None or ignore_index is not None:
+        raise MetricError(f"metric {name!r} is not one of classes: it takes neither num_classes nor ignore_index")
+    return measure(make=partial(_make_of_values, kind), prepare=kind.prepare)
+
+
+def _make_of_classes(kind: _Kind, asked: int | None, ignore_index: int | None, found: int) -> Metric:
+    least = kind.arguments.get("top_k", 1)
+    if found < least or (asked is not None and found != asked):
+        expected = f"at least {least}" if asked is None else asked
+        raise MetricError(f"metric {kind.name!r}: expected {expected} classes, but found scores for {found}")
+    return kind.make(num_classes=found, ignore_index=ignore_index, validate_args=False)
+
+
+def _make_of_values(kind: _Kind, _: int) -> Metric:
+    return kind.make().set_dtype(torch.float64)
+
+
+def _classes(ignore_index: int | None, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Check in one pass what torchmetrics would check by sorting the whole target."""
+    if scores.ndim < 2 or target.shape != scores.shape[:1] + scores.shape[2:] or target.is_floating_point():
+        raise MetricError("expected scores (batch, class, ...) and class indices (batch, ...)")
+    counted = target if ignore_index is None else target[target != ignore_index]
+    if counted.numel():
+        low, high, last = int(counted.min()), int(counted.max()), scores.shape[1] - 1
+        if low < 0 or high > last:
+            hint = "where one of them marks what doesn't count, pass it as `ignore_index`"
+            raise MetricError(f"expected class indices 0 to {last}, but they go from {low} to {high}; {hint}")
+    return scores, target.long()
+
+
+def _wrap(metric: Metric, higher_is_better: bool | None) -> Measure:
+    from torchmetrics import Metric
+
+    name = type(metric).__name__
+    if not isinstance(metric, Metric):
+        raise MetricError(
+            f"expected metric to be a torchmetrics.Metric or one of {', '.join(METRICS)}, but found {name}"
+        )
+    direction = metric.higher_is_better if higher_is_better is None else higher_is_better
+    if direction is None:
+        raise MetricError(
+            f"{name} doesn't say whether more is better: `metrics.build(metric, higher_is_better=...)` does"
+        )
+    return Measure(name, partial(_copy, metric), _as_given, higher_is_better=direction, unit="value")
+
+
+def _copy(metric: Metric, _: int) -> Metric:
+    copy = metric.clone()
+    copy.reset()
+    return copy
+
+
+def _as_given(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    return scores, target

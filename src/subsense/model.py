@@ -1,0 +1,376 @@
+"""RobustModel: fill what is missing, choose the adapter sets, call the frozen network."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subsense.adapters import Adapter, Method
+from subsense.calling import Call, CallSpec, parse_call, spread_arguments
+from subsense.errors import InputError
+from subsense.filling import Filling, FillSpec
+from subsense.grouping import output_tensors, run_grouped
+from subsense.injection import Banks, Injection, plain_attention
+from subsense.inputs import Batch, Filled, Inputs, read
+from subsense.layers import LayerClass
+from subsense.locating import Located, locate
+from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities
+from subsense.plan import Plan, Site, plan
+from subsense.routing import Route, Router
+
+OUTPUT = "(output)"
+
+
+def adapt(
+    network: nn.Module,
+    modalities: Mapping[str, AxisSpec] | Modalities,
+    *,
+    call: CallSpec = "kwargs",
+    method: Method = "ssf",
+    sharing: str = "independent",
+    combinations: str | Iterable[CombinationLike] = "all",
+    fill: FillSpec = "zeros",
+    untrained: str = "error",
+    include: Iterable[str] = ("*",),
+    exclude: Iterable[str] = (),
+    layers: Sequence[LayerClass] = (),
+    seed: int = 0,
+) -> RobustModel:
+    """Make a pretrained multimodal network work with any subset of its modalities (arXiv 2310.03986).
+
+    The network is frozen and put in eval mode; its weights, classes and `state_dict` stay as they are, and
+    `RobustModel.detach` gives it back untouched. With every modality present it computes exactly what it did before.
+
+    Args:
+        network: any `nn.Module`.
+        modalities: name -> axis string without the batch: ``{"rgb": "3 H W", "thermal": "1 H W"}``.
+        call: how the network takes its inputs, see `subsense.calling.parse_call`.
+        method: what acts at each site, see `subsense.plan.plan`.
+        sharing: ``"independent"``, one bank row for each combination, or ``"additive"``, one for each modality: a
+            combination's parameters are the sum of the rows of what is missing.
+        combinations: ``"all"`` or those that get adapter sets; the complete one needs none.
+        fill: what stands in for a missing input, see `subsense.filling.Filling`.
+        untrained: ``"error"``, ``"nearest"`` or ``"pretrained"``, see `subsense.routing.Router`.
+        include, exclude, layers: see `subsense.plan.plan`.
+        seed: for the start of methods that draw one (LoRA).
+
+    Raises:
+        ModalityError, PlanError: what was asked for can't be done; the network is as it was.
+
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 2), nn.Linear(6, 2)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> robust = adapt(Sum(), {"left": "4", "right": "6"}, sharing="additive")
+    >>> robust({"left": torch.zeros(5, 4), "right": torch.zeros(5, 6)}).shape
+    torch.Size([5, 2])
+    """
+    if not isinstance(modalities, Modalities):
+        pairs = modalities.items() if isinstance(modalities, Mapping) else modalities
+        declared = Modalities(pairs)
+        modalities = Modalities(spread_arguments(declared.spec, call))
+    parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
+    router = Router(modalities, modalities.select(combinations), sharing, untrained)
+    planned = plan(network, method, include=include, exclude=exclude, layers=layers)
+    banks = Banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
+    return RobustModel(network, planned, banks, filling, router, Injection(network, planned, banks), parsed)
+
+
+class FilledNetwork(nn.Module):
+    """Call a network on inputs of which some are missing, with stand-ins and without adapters.
+
+    Args:
+        network: the network.
+        fill: makes the stand-ins.
+        call: how the network is called.
+    """
+
+    def __init__(self, network: nn.Module, fill: Filling, call: Call) -> None:
+        super().__init__()
+        self.network, self.fill, self.call = network, fill, call
+
+    @property
+    def modalities(self) -> Modalities:
+        """Give the declared modalities."""
+        return self.fill.modalities
+
+    def fill_in(self, inputs: Inputs, present: Tensor | None = None) -> Filled:
+        """Give every modality's tensors, stand-ins where they are missing."""
+        filled: Filled = self.fill(read(self.modalities, inputs, present))
+        return filled
+
+    def forward(self, inputs: Inputs, present: Tensor | None = None) -> Any:
+        """Give the network's output on filled inputs; see `RobustModel.forward`."""
+        return self.call(self.network, self.modalities, self.fill_in(inputs, present))
+
+
+@dataclass
+class _Guard:
+    """Let one call of a model run at a time; a copy of the model gets a guard of its own."""
+
+    lock: Any = field(default_factory=threading.RLock)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Guard:
+        return _Guard()
+
+    def __reduce__(self) -> tuple[type[_Guard], tuple[()]]:
+        return _Guard, ()
+
+    def hold(self) -> Any:
+        """Give a context in which no other thread runs the model; none while a graph is being compiled."""
+        return ExitStack() if torch.compiler.is_compiling() else self.lock
+
+
+class RobustModel(nn.Module):
+    """Be a frozen network with adapter sets that are chosen by what is present. Made by `adapt`.
+
+    Attributes:
+        network: the user's network; always in eval mode and frozen while adapted.
+        plan: its sites; printing it gives a table.
+        fill: what stands in for missing inputs.
+        banks: the trained parameters.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        plan: Plan,
+        banks: Banks,
+        fill: Filling,
+        router: Router,
+        injection: Injection,
+        call: Call,
+    ) -> None:
+        super().__init__()
+        self.plan, self.router, self.injection, self.call = plan, router, injection, call
+        self._before = _Before(network)
+        self.network, self.banks, self.fill = network.eval().requires_grad_(False), banks, fill.to(_device(banks))
+        self.located: Located | None = None
+        self._guard = _Guard()
+        self._checked = False
+
+    @property
+    def modalities(self) -> Modalities:
+        """Give the declared modalities."""
+        return self.fill.modalities
+
+    @property
+    def sharing(self) -> str:
+        """Give what the bank rows are: ``"independent"`` or ``"additive"``."""
+        return self.router.sharing
+
+    @property
+    def combinations(self) -> tuple[Combination, ...]:
+        """Give the incomplete combinations that have adapter sets."""
+        return self.router.combinations
+
+    @property
+    def trained(self) -> tuple[Combination, ...]:
+        """Give the incomplete combinations whose sets have been trained; with additive sharing, those never drawn too."""
+        return self.router.trained()
+
+    def forward(self, inputs: Inputs, present: Tensor | None = None) -> Any:
+        """Give the network's own output, whatever is missing.
+
+        Args:
+            inputs: modality -> tensor (batch, *axes); a modality that is absent or None is missing in every row. An
+                entry ``"present"`` is used where the argument is None.
+            present: bool (batch, modality): which modalities each row has. A value that is passed for a missing
+                modality is never read.
+
+        Raises:
+            InputError: inputs or `present` that don't fit the declaration.
+            UntrainedCombination: nothing was trained for what is present (in eval mode, policy ``"error"``).
+            LayerNeverCalled: a site that the network never reaches.
+        """
+        batch = read(self.modalities, inputs, present)
+        with self._guard.hold():
+            filled = self.fill(batch)
+            if batch.code is not None:
+                return self._uniform(filled, batch.code, batch.device)
+            if torch.compiler.is_compiling():
+                return self._compiled(filled, batch)
+            return self._mixed(filled, batch)
+
+    def pretrained(self, inputs: Inputs, present: Tensor | None = None) -> Any:
+        """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
+        batch = read(self.modalities, inputs, present)
+        with self._guard.hold():
+            return self._plain(self.fill(batch))
+
+    def filled(self, network: nn.Module) -> FilledNetwork:
+        """Put another network behind the same fill and the same call, without adapters: a baseline."""
+        return FilledNetwork(network, self.fill, self.call)
+
+    def train(self, mode: bool = True) -> RobustModel:
+        """Set the mode of adapters; the network stays in eval mode, so that no statistics move."""
+        super().train(mode)
+        if hasattr(self, "network"):
+            self.network.eval()
+        return self
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """Give what is trained: banks as ``site:adapter:parameter`` (bank row, ...), learned fills as ``fill.modality.part``."""
+        fills = {f"fill.{name}": value for name, value in self.fill.stand_ins().items() if isinstance(value, nn.Parameter)}
+        return self.banks.named() | fills
+
+    def bank_rows(self, combinations: Iterable[CombinationLike]) -> Tensor:
+        """Give which bank rows the combinations use: bool (bank row,)."""
+        used = self.router.rows(combinations)
+        return torch.tensor([row in used for row in range(len(self.router.row_names))])
+
+    def adapter_set(self, combination: CombinationLike) -> list[tuple[Site, Adapter, dict[str, Tensor]]]:
+        """Give what the route selects for a combination: one parameter set for each adapter at each site.
+
+        The complete combination has none. Where the combination was not trained, the policy decides.
+        """
+        code = self.router.substitute(self.modalities.code(combination), training=False)
+        if code == self.router.complete:
+            return []
+        weights = self.router.uniform(code, _device(self.banks)).weights[0]
+        used = weights.nonzero().flatten()
+        return [
+            (site, adapter, adapter.merge({name: bank.detach()[used] for name, bank in banks.items()}, weights[used]))
+            for site in self.plan.sites
+            for adapter in site.adapters
+            for banks in [self.banks.of(site, adapter)]
+        ]
+
+    def mark_trained(self, combinations: Iterable[CombinationLike]) -> None:
+        """Say that the bank rows of these combinations have been trained."""
+        self.router.trained_rows |= self.router.rows(combinations)
+
+    def network_fingerprint(self) -> str:
+        """Give a hash of the network's `state_dict`: names, shapes, dtypes, bytes."""
+        return fingerprint(self.network)
+
+    def detach(self) -> nn.Module:
+        """Take every hook off and give the network back as it was before `adapt`."""
+        self.injection.detach()
+        self._before.restore()
+        return self.network
+
+    @contextmanager
+    def no_adapters(self) -> Iterator[None]:
+        """Leave the network for a while exactly as it was before `adapt`, frozen and in eval mode."""
+        with self._guard.hold(), self.injection.paused():
+            yield
+
+    def locate(self, inputs: Inputs) -> Located:
+        """Find out where each site has the rows of a batch; done by itself at the first mixed batch.
+
+        Args:
+            inputs: any inputs, as for `forward`.
+        """
+        filled = self.fill(read(self.modalities, inputs))
+        with self._guard.hold():
+            self.located = locate(self._observe, filled)
+        return self.located
+
+    def _uniform(self, filled: Filled, code: int, device: torch.device) -> Any:
+        served = self.router.substitute(code, self.training)
+        self._mark([served])
+        if served == self.router.complete:
+            return self._plain(filled)
+        return self._adapted(filled, self.router.uniform(served, device))
+
+    def _mixed(self, filled: Filled, batch: Batch) -> Any:
+        codes = [self.modalities.code(self.modalities.from_present(row)) for row in batch.present.tolist()]
+        served = [self.router.substitute(code, self.training) for code in codes]
+        if self.located is None:
+            self.located = locate(self._observe, filled)
+            self.injection.check_called(self.located.placements)
+        sites = [site.key for site in self.plan.sites]
+        if self.located.unknown(sites):
+            places = self.located.placements.get(OUTPUT, ())
+            return run_grouped(lambda part, code: self._uniform(part, code, batch.device), filled, served, places)
+        self._mark(served)
+        return self._adapted(filled, self.router.mixed(served, batch.device, self._placements()))
+
+    def _mark(self, codes: Iterable[int]) -> None:
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            incomplete = [self.modalities.from_code(code) for code in set(codes) if code != self.router.complete]
+            self.router.trained_rows |= self.router.rows(incomplete)
+
+    def _compiled(self, filled: Filled, batch: Batch) -> Any:
+        if self.located is None or self.located.unknown([site.key for site in self.plan.sites]):
+            raise InputError("a graph with `present` needs to know where rows are inside the network: call the model once with "
+                             "a mixed batch, or model.locate(inputs), before compiling it")  # fmt: skip
+        present = batch.present.to(batch.device)
+        return self._adapted(filled, self.router.dynamic(present, self._placements(), self.training))
+
+    def _placements(self) -> Mapping[str, Sequence[Any]]:
+        assert self.located is not None
+        return self.located.placements
+
+    def _adapted(self, filled: Filled, route: Route) -> Any:
+        with plain_attention(), self.injection.using(route):
+            output = self.call(self.network, self.modalities, filled)
+        if not self._checked and not torch.compiler.is_compiling():
+            self.injection.check_called(route.calls)
+            self._checked = True
+        return output
+
+    def _plain(self, filled: Filled) -> Any:
+        if torch.compiler.is_compiling():
+            return self.call(self.network, self.modalities, filled)
+        with self.injection.paused(), self._before.kernels():
+            return self.call(self.network, self.modalities, filled)
+
+    def _observe(self, filled: Filled) -> Mapping[str, Sequence[Tensor]]:
+        training = {module: module.training for module in self.network.modules()}
+        self.network.eval()
+        try:
+            with torch.no_grad(), plain_attention(), self.injection.observing() as observed:
+                output = self.call(self.network, self.modalities, filled)
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+        return observed | {OUTPUT: output_tensors(output)}
+
+
+class _Before:
+    """Remember what `adapt` changes on a network: modes, and which parameters ask for a gradient."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.modes = {module: module.training for module in network.modules()}
+        self.trainable = {parameter: parameter.requires_grad for parameter in network.parameters()}
+
+    def restore(self) -> None:
+        """Put it back."""
+        for module, mode in self.modes.items():
+            module.training = mode
+        for parameter, trainable in self.trainable.items():
+            parameter.requires_grad_(trainable)
+
+    def kernels(self) -> Any:
+        """Give a context in which torch takes the kernels that it took for the network when it was not frozen."""
+        fused = not (torch.is_grad_enabled() and any(self.trainable.values()))
+        return ExitStack() if fused else plain_attention()
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Hash a network's `state_dict`: names, shapes, dtypes, bytes; 32 hexadecimal digits.
+
+    >>> fingerprint(nn.ReLU())
+    'cae66941d9efbd404e4d88758ea67670'
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in network.state_dict().items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in module.parameters()), torch.device("cpu"))

@@ -1,0 +1,274 @@
+"""`Results`: what an evaluation measured, as frozen, versioned plain data; every table and picture is made from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from subsense.errors import ResultsError, closest
+from subsense.tables import format_table
+
+FORMAT = 1
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Format -> what turns a file of that format into the next one; readers of older files live here."""
+
+Column = Literal["pretrained", "adapted", "dedicated", "fine_tuned"]
+COLUMNS: dict[Column, str] = {
+    "pretrained": "pretrained",
+    "adapted": "adapted",
+    "dedicated": "dedicated",
+    "fine_tuned": "fine-tuned",
+}
+"""The columns of every result, and the words for them."""
+
+ABSENT = "–"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Row(_Frozen):
+    """Hold what was measured for one combination, on `count` rows of data; None where a column was not measured."""
+
+    combination: str
+    count: int = Field(ge=0)
+    pretrained: float | None = None
+    adapted: float | None = None
+    dedicated: float | None = None
+    fine_tuned: float | None = None
+
+
+class NetworkFacts(_Frozen):
+    """Name the frozen network."""
+
+    name: str
+    fingerprint: str
+    num_parameters: int = Field(ge=0)
+
+
+class AdapterFacts(_Frozen):
+    """Say what was added to the network: the method, how rows are shared, what fills in, and how many parameters.
+
+    `num_per_row` counts one bank row: with independent sharing, one combination's adapter set. `num_total` counts all
+    rows, and a learned fill.
+    """
+
+    method: str
+    sharing: str
+    fill: str
+    num_per_row: int = Field(ge=0)
+    num_rows: int = Field(ge=0)
+    num_total: int = Field(ge=0)
+
+
+class Results(_Frozen):
+    """Hold a metric for every combination, in up to four columns, with what is needed to measure it again.
+
+    Values are as the metric gives them: where `unit` is ``"fraction"`` they lie in 0..1 and are printed in percent;
+    where it is ``"value"`` (errors, correlations) they are printed as they are.
+    """
+
+    format: Literal[1] = 1
+    title: str = ""
+    metric: str
+    higher_is_better: bool
+    unit: Literal["fraction", "value"]
+    modalities: dict[str, str | dict[str, str]]
+    network: NetworkFacts
+    adapter: AdapterFacts
+    seed: int | None = None
+    versions: dict[str, str] = {}
+    rows: tuple[Row, ...]
+
+    def __getitem__(self, combination: str | Iterable[str]) -> Row:
+        """Give the row of ``"rgb+depth"``, or of an iterable of names; raise `ResultsError` where there is none."""
+        wanted = combination.split("+") if isinstance(combination, str) else list(combination)
+        rows = {frozenset(row.combination.split("+")): row for row in self.rows}
+        if frozenset(wanted) not in rows:
+            name, known = "+".join(wanted), [row.combination for row in self.rows]
+            raise ResultsError(f"no row {name!r}; the rows are {', '.join(known)}.{closest(name, known)}")
+        return rows[frozenset(wanted)]
+
+    @property
+    def complete(self) -> str:
+        """Give the combination of all modalities."""
+        return "+".join(self.modalities)
+
+    @property
+    def incomplete_rows(self) -> tuple[Row, ...]:
+        """Give the rows that lack something."""
+        return tuple(row for row in self.rows if row.combination != self.complete)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Give the columns which hold at least one value, in their usual order."""
+        return tuple(column for column in COLUMNS if any(getattr(row, column) is not None for row in self.rows))
+
+    def recovery(self, row: Row) -> float | None:
+        """Compute (adapted - pretrained) / (dedicated - pretrained): 1 is as good as the dedicated network.
+
+        More is better whatever the metric's direction. None where a value is absent, and where the dedicated network is
+        no better than the pretrained one: then nothing was lost that could be recovered.
+        """
+        if row.pretrained is None or row.adapted is None or row.dedicated is None:
+            return None
+        sign = 1 if self.higher_is_better else -1
+        lost = sign * (row.dedicated - row.pretrained)
+        return sign * (row.adapted - row.pretrained) / lost if lost > 0 else None
+
+    def mean(self, combinations: Iterable[str] | None = None) -> Row | None:
+        """Average the rows that lack something, or those of the combinations asked for; None where there are none.
+
+        A column that lacks a value in one of these rows has no mean, since it would be one of other combinations than
+        its neighbours'. The recovery of the row is that of the means.
+        """
+        rows = self.incomplete_rows if combinations is None else tuple(self[one] for one in combinations)
+        if not rows:
+            return None
+        means = {column: _mean([getattr(row, column) for row in rows]) for column in COLUMNS}
+        name = "mean (incomplete)" if combinations is None else "mean"
+        return Row(combination=name, count=sum(row.count for row in rows), **means)
+
+    @property
+    def summary(self) -> Row | None:
+        """Give the mean that ends the tables: over the combinations that lack something, where there are several."""
+        return self.mean() if len(self.incomplete_rows) > 1 else None
+
+    def show(self, value: float | None) -> str:
+        """Write a value as in the tables: percent with one digit, or three digits; a dash where there is none."""
+        if value is None:
+            return ABSENT
+        return f"{100 * value:.1f}" if self.unit == "fraction" and math.isfinite(value) else f"{value:.3f}"
+
+    @property
+    def common_count(self) -> int | None:
+        """Give how many rows of data every combination was measured on; None where that differs."""
+        counts = {row.count for row in self.rows}
+        return counts.pop() if len(counts) == 1 else None
+
+    def _rows_in_words(self) -> str:
+        counts = [row.count for row in self.rows]
+        if self.common_count is not None:
+            return f"{self.common_count:,} for each combination"
+        return f"{min(counts, default=0):,} to {max(counts, default=0):,}: those that have all of a combination"
+
+    @property
+    def measure(self) -> str:
+        """Name the metric with its unit and direction, as headings do."""
+        unit = " in %" if self.unit == "fraction" else ""
+        return f"{self.metric}{unit}, {'more' if self.higher_is_better else 'less'} is better"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Say in words, by heading, what was measured and how."""
+        network, adapter = self.network, self.adapter
+        share = f" ({adapter.num_per_row / network.num_parameters:.2%} of it)" if network.num_parameters else ""
+        return {
+            "measure": self.measure,
+            "network": f"{network.name}, {network.num_parameters:,} parameters, {network.fingerprint[:12]}",
+            "adapters": f"{adapter.method}, {adapter.sharing} sharing: {adapter.num_rows} rows of "
+            f"{adapter.num_per_row:,} parameters{share}, {adapter.num_total:,} in all",
+            "missing": f"filled with {adapter.fill}",
+            "rows": self._rows_in_words(),
+            "seed": "not given" if self.seed is None else str(self.seed),
+            "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()) or "not recorded",
+        }
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Give header and cells as texts: combination, the columns that hold values, recovery in percent.
+
+        The number of rows measured stands in a second column where it differs between combinations, and in `facts`
+        where it does not. The last row is the `summary`, where there is one.
+        """
+        rows = [*self.rows, *([self.summary] if self.summary else [])]
+        columns = {"combination": [row.combination for row in rows]}
+        if self.common_count is None:
+            columns["count"] = [f"{row.count:,}" for row in self.rows] + [""] * (len(rows) - len(self.rows))
+        for column in self.columns:
+            columns[COLUMNS[column]] = [self.show(getattr(row, column)) for row in rows]
+        if "dedicated" in self.columns:
+            columns["recovery"] = [show_share(self.recovery(row)) for row in rows]
+        return list(columns), [list(cells) for cells in zip(*columns.values(), strict=True)]
+
+    def __str__(self) -> str:
+        title = [self.title] if self.title else []
+        facts = [f"{name:<10}{text}" for name, text in self.facts.items() if name != "versions"]
+        return "\n".join([*title, *facts, "", format_table(*self.table(), rule_before=[len(self.rows)])])
+
+    __repr__ = __str__
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the results as JSON, whole or not at all; make the folder where it is missing. Return the path."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(target, self.model_dump_json(indent=2) + "\n")
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read results that `save` wrote, by this version of subsense or an older one.
+
+        Raises:
+            ResultsError: the file is absent, is not JSON, is of a newer format, or lacks something.
+        """
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+        except FileNotFoundError:
+            raise ResultsError(f"{path}: no such file; expected results that `save` wrote") from None
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{path}: expected results as JSON, but it can't be read: {error}") from None
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def parse(cls, data: object, source: str = "results") -> Self:
+        """Read results from plain data; `source` is what messages call it. Raise as `load` does."""
+        upgraded = _upgrade(data, source)
+        try:
+            return cls.model_validate(upgraded)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+            raise ResultsError(f"{source}: not whole results of format {FORMAT}: {faults}") from None
+
+
+def show_share(value: float | None) -> str:
+    """Write a recovery in percent; a dash where there is none."""
+    return ABSENT if value is None else f"{value:.0%}"
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if len(present) == len(values) else None
+
+
+def _upgrade(data: object, source: str) -> dict[str, Any]:
+    """Bring the data of an older format to this one."""
+    found = data.get("format") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(found, int) or found < 1:
+        raise ResultsError(f'{source}: expected results of subsense, with "format": {FORMAT}, but found none')
+    if found > FORMAT:
+        raise ResultsError(
+            f"{source}: written by a newer subsense, as format {found}; this one reads up to {FORMAT}: upgrade subsense"
+        )
+    for version in range(found, FORMAT):
+        data = _UPGRADES[version](data)
+    return data
+
+
+def _write_whole(target: Path, text: str) -> None:
+    """Write beside the target, then move over it, so that a reader sees the old file or the new one."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)

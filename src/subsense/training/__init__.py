@@ -1,0 +1,8 @@
+"""The one training loop, and the face by which adapters are trained."""
+
+from subsense.training.adapting import train
+from subsense.training.losses import Distill
+from subsense.training.options import TrainOptions
+from subsense.training.report import Epoch, TrainingReport
+
+__all__ = ["Distill", "Epoch", "TrainOptions", "TrainingReport", "train"]

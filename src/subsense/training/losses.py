@@ -1,0 +1,202 @@
+"""What training minimises: the task's own loss, or the distance to the network's own output with everything present.
+
+Distillation: G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from subsense.errors import InputError, TrainingError, closest
+from subsense.metrics import select_scores
+
+Loss = Callable[[Any, Any], Tensor]
+Select = Callable[[Any], Tensor]
+SCORES = ("auto", "classes", "values")
+
+
+class Objective(Protocol):
+    """Say what a batch is compared with, and how."""
+
+    @property
+    def needs_complete(self) -> bool:
+        """Say whether rows that lack a modality in the data itself are of no use."""
+
+    @property
+    def needs_target(self) -> bool:
+        """Say whether the loader has to yield targets."""
+
+    def goal(self, inputs: Mapping[str, Any], target: Any) -> Any:
+        """Give what the output of this batch is compared with; called once for a batch, before the forward pass."""
+
+    def loss(self, output: Any, goal: Any) -> Tensor:
+        """Give the scalar loss."""
+
+    def describe(self) -> str:
+        """Name the objective; a run is only resumed with the same."""
+
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """Compare the network's output with the loader's target.
+
+    Args:
+        function: ``(output, target) -> scalar``. It sees the network's output as it is, or what `select` picks of it.
+        select: picks a tensor of the output.
+    """
+
+    function: Loss
+    select: Select | None = None
+    needs_complete = False
+    needs_target = True
+
+    def goal(self, inputs: Mapping[str, Any], target: Any) -> Any:
+        """Give the loader's target."""
+        return target
+
+    def loss(self, output: Any, goal: Any) -> Tensor:
+        """Give the task's loss."""
+        return self.function(output if self.select is None else self.select(output), goal)
+
+    def describe(self) -> str:
+        """Name the function."""
+        return name_of(self.function)
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Learn from the network itself, without a label: its output with every modality present is the target.
+
+    Class scores are compared by cross-entropy with the softened target, times temperature^2 so that the gradient keeps
+    its size (Hinton et al. 2015, section 2); for each pixel or token where the output has more axes. Values are
+    compared by the mean squared error.
+
+    Args:
+        temperature: softens both sides; 1: not at all.
+        task: a task loss ``(output, target) -> scalar`` to mix in, which reads the loader's target.
+        task_weight: its share: the loss is ``(1 - task_weight) * distillation + task_weight * task``.
+        scores: ``"classes"``, ``"values"``, or ``"auto"``: classes where there is more than one along `class_axis`.
+        class_axis: the output's axis of classes.
+
+    Raises:
+        TrainingError: names every argument that cannot be.
+
+    >>> Distill(temperature=4.0).compare(torch.zeros(1, 2), torch.zeros(1, 2)) / 16
+    tensor(0.6931)
+    """
+
+    temperature: float = 2.0
+    task: Loss | None = None
+    task_weight: float = 0.0
+    scores: str = "auto"
+    class_axis: int = 1
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not 0 < self.temperature < float("inf"):
+            faults.append(f"temperature: expected a number above 0, but found {self.temperature!r}")
+        if self.scores not in SCORES:
+            faults.append(f"scores: expected one of {', '.join(SCORES)}, but found {self.scores!r}."
+                          f"{closest(str(self.scores), SCORES)}")  # fmt: skip
+        if not 0 <= self.task_weight <= 1:
+            faults.append(f"task_weight: expected 0 to 1, but found {self.task_weight!r}")
+        elif (self.task is None) != (self.task_weight == 0):
+            faults.append("task and task_weight: expected both or neither: a task loss has a weight above 0")
+        if faults:
+            raise TrainingError("Distill: " + "; ".join(faults))
+
+    def compare(self, scores: Tensor, target: Tensor) -> Tensor:
+        """Give the distance of scores to the target's scores, both (batch, ...): a scalar."""
+        if not self._are_classes(target):
+            return functional.mse_loss(scores, target)
+        soft = (target / self.temperature).movedim(self.class_axis, 1).softmax(1)
+        scores = (scores / self.temperature).movedim(self.class_axis, 1)
+        return functional.cross_entropy(scores, soft) * self.temperature**2
+
+    def _are_classes(self, scores: Tensor) -> bool:
+        has_axis = -scores.dim() <= self.class_axis < scores.dim()
+        if self.scores == "auto":
+            return has_axis and scores.shape[self.class_axis] > 1
+        if self.scores == "classes" and not has_axis:
+            raise InputError(f"Distill(class_axis={self.class_axis}): the output has shape {tuple(scores.shape)}")
+        return self.scores == "classes"
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Compare the network's output with the teacher's.
+
+    Args:
+        distill: how.
+        teacher: inputs -> output of the network with every modality present.
+        select: picks the tensor of an output.
+    """
+
+    distill: Distill
+    teacher: Callable[[Mapping[str, Any]], Any]
+    select: Select | None = None
+    needs_complete = True
+
+    @property
+    def needs_target(self) -> bool:
+        """Say whether a task loss is mixed in."""
+        return self.distill.task is not None
+
+    def goal(self, inputs: Mapping[str, Any], target: Any) -> Any:
+        """Give the teacher's scores, and the loader's target for the task loss."""
+        with torch.no_grad():
+            return self._pick(self.teacher(inputs)), target
+
+    def loss(self, output: Any, goal: Any) -> Tensor:
+        """Give the distance to the teacher, mixed with the task's loss."""
+        scores, target = goal
+        distance = self.distill.compare(self._pick(output), scores)
+        if self.distill.task is None:
+            return distance
+        task = TaskLoss(self.distill.task, self.select).loss(output, target)
+        return (1 - self.distill.task_weight) * distance + self.distill.task_weight * task
+
+    def describe(self) -> str:
+        """Name temperature, mixture and kind of scores."""
+        task = None if self.distill.task is None else name_of(self.distill.task)
+        return repr(replace(self.distill, task=None, task_weight=0.0)) + f" with task {task} {self.distill.task_weight}"
+
+    def _pick(self, output: Any) -> Tensor:
+        return (self.select or select_scores)(output)
+
+
+def make_objective(
+    loss: Loss | Distill | str, teacher: Callable[[Mapping[str, Any]], Any] | None, select: Select | None
+) -> TaskLoss | Distillation:
+    """Make the objective of what a user passes as loss.
+
+    Args:
+        loss: ``(output, target) -> scalar``, ``"distill"``, or a `Distill`.
+        teacher: inputs -> output of the network with every modality present; None: there is nothing to learn from.
+        select: picks the tensor of a structured output.
+
+    Raises:
+        TrainingError: none of these, or nothing to distil from.
+    """
+    if isinstance(loss, str) and loss == "distill":
+        loss = Distill()
+    if isinstance(loss, Distill):
+        if teacher is None:
+            raise TrainingError("loss: 'distill' needs a trained network to learn from; pass a task loss")
+        return Distillation(loss, teacher, select)
+    if not callable(loss):
+        near = closest(loss, ["distill"]) if isinstance(loss, str) else ""
+        wanted = "(output, target) -> scalar, 'distill' or a Distill"
+        raise TrainingError(f"loss: expected {wanted}, but found {loss!r}.{near}")
+    return TaskLoss(loss, select)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Name a function or callable object."""
+    return str(getattr(function, "__qualname__", type(function).__qualname__))

@@ -1,0 +1,95 @@
+"""What a training run did: a record of every epoch, and the summary that `train` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Hold one pass over the loader.
+
+    Attributes:
+        part: which of the parts that train one after the other (`strategy="separate"`); 0 otherwise.
+        epoch: counted from 1.
+        loss: mean over the rows of the loss while training.
+        learning_rate: that of the last step.
+        metric: the validation's, mean over combinations; None without validation.
+        rows: rows trained on.
+        dropped: rows that no combination asked for fits.
+    """
+
+    part: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    metric: float | None
+    rows: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """Hold what a training run did.
+
+    Attributes:
+        combinations: what was trained, a tuple of combinations for each part.
+        steps: optimiser steps.
+        seconds: wall-clock time, earlier sessions of a resumed run included.
+        history: every epoch.
+        metric: name of what validation measured; None without validation.
+        higher_is_better: its direction.
+    """
+
+    combinations: tuple[tuple[str, ...], ...]
+    steps: int
+    seconds: float
+    history: tuple[Epoch, ...]
+    metric: str | None = None
+    higher_is_better: bool = False
+
+    @property
+    def best(self) -> tuple[Epoch, ...]:
+        """Give the epoch of each part whose parameters were kept: the best by validation, otherwise the last."""
+        return tuple(self._best_of(part) for part in range(len(self.combinations)))
+
+    @property
+    def best_metric(self) -> float | None:
+        """Give the validation's value of what was kept: mean over parts; None without validation."""
+        values = [epoch.metric for epoch in self.best if epoch.metric is not None]
+        return sum(values) / len(values) if values else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give everything as JSON data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"{self.steps} steps in {self.seconds:.1f} s"
+        for names, best in zip(self.combinations, self.best, strict=True):
+            what = names[0] if len(names) == 1 else f"{len(names)} combinations"
+            metric = "" if best.metric is None else f", {self.metric} {best.metric:.4f}"
+            yield f"{what}: loss {best.loss:.4f}{metric}, epoch {best.epoch} of {self._of(best.part)[-1].epoch}"
+
+    def _of(self, part: int) -> list[Epoch]:
+        return [epoch for epoch in self.history if epoch.part == part]
+
+    def _best_of(self, part: int) -> Epoch:
+        epochs = self._of(part)
+        return epochs[-1] if self.metric is None else best_epoch(epochs, self.higher_is_better)
+
+
+def best_epoch(epochs: list[Epoch], higher_is_better: bool) -> Epoch:
+    """Give the first epoch with the best metric; one whose metric is NaN is never better."""
+
+    def worth(epoch: Epoch) -> float:
+        value = float("nan") if epoch.metric is None else epoch.metric
+        return float("-inf") if value != value else value if higher_is_better else -value
+
+    return max(epochs, key=worth)

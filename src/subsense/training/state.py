@@ -1,0 +1,102 @@
+"""The state of a run on disk: one safetensors file, replaced in one piece, its position as JSON in the header.
+
+Randomness is drawn anew from (seed, epoch, batch), so no random state is kept: tensors and a position are all there is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from subsense.errors import DamagedFile, TrainingError
+
+FILE = "training.safetensors"
+FORMAT = 1
+Facts = Mapping[str, Any]
+"""What makes a run this run: plain JSON data."""
+
+
+def save_state(folder: str | Path, facts: Facts, position: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Keep the state of a run; a stop at any moment leaves either this state or the one before, never half of one.
+
+    Args:
+        folder: made if need be.
+        facts: what the run is, to be compared when it goes on.
+        position: where it is, as JSON data.
+        tensors: everything that changes.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {"format": FORMAT, "facts": facts, "position": position}
+    half = folder / f".{FILE}.{os.getpid()}"
+    try:
+        save_file(
+            {name: _own(tensor) for name, tensor in tensors.items()}, half, metadata={"subsense": json.dumps(header)}
+        )
+        with half.open("rb") as file:
+            os.fsync(file.fileno())
+        half.replace(folder / FILE)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def load_state(folder: str | Path, facts: Facts) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Read position and tensors of the state in a folder; None where there is none yet.
+
+    Raises:
+        DamagedFile: not a state, or not all of it.
+        TrainingError: the state of another run; says what differs.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["subsense"])
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(f"{path}: expected the state of a training run, but it can't be read ({error}); "
+                          "delete it to start anew") from error  # fmt: skip
+    _check_facts(path, header, facts)
+    return header["position"], tensors
+
+
+def check_vacant(folder: str | Path) -> None:
+    """Refuse a folder that holds a state already: starting there would destroy it.
+
+    Raises:
+        TrainingError: names the ways out.
+    """
+    if (path := Path(folder) / FILE).exists():
+        raise TrainingError(f"{path} holds the state of a run already: pass resume=True to go on, "
+                            "or delete it or choose another folder to start anew")  # fmt: skip
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Copy, since safetensors refuses tensors that share memory."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _check_facts(path: Path, header: Mapping[str, Any], facts: Facts) -> None:
+    if header.get("format") != FORMAT:
+        raise TrainingError(f"{path}: expected format {FORMAT}, but found {header.get('format')!r}; "
+                            "finish that run with the version of subsense that began it")  # fmt: skip
+    kept, asked = header["facts"], json.loads(json.dumps(facts))
+    different = [name for name in {**kept, **asked} if kept.get(name) != asked.get(name)]
+    if different:
+        list_ = "; ".join(f"{name} was {_short(kept.get(name))} and is {_short(asked.get(name))}" for name in different)
+        raise TrainingError(f"{path} belongs to another run: {list_}. Train with what it was begun with, "
+                            "or choose another folder")  # fmt: skip
+
+
+def _short(value: Any, most: int = 80) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,0 +1,149 @@
+"""What a run trains: the adapters around a frozen network, or all weights of a network. One loop serves both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from subsense.modalities import Combination, Modalities
+from subsense.model import FilledNetwork, RobustModel
+from subsense.training.draws import num_rows
+
+Fixed = Mapping[str, Tensor]
+"""Parameter's name -> bool, along its first axes: what must not move."""
+
+
+class Trainee(Protocol):
+    """Say what a run trains; the module is called as ``module(inputs, present)``."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Give what is called, and holds everything."""
+
+    @property
+    def modalities(self) -> Modalities:
+        """Give the declared modalities."""
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Give what the optimiser moves."""
+
+    def buffers(self) -> Mapping[str, Tensor]:
+        """Give what else changes while training."""
+
+    def fixed(self, combinations: Sequence[Combination]) -> Fixed:
+        """Give what must not move while these combinations train."""
+
+    def train(self) -> None:
+        """Make ready for a training step."""
+
+    def measure(self) -> None:
+        """Make ready for a deterministic output, of any combination that is being trained."""
+
+
+class Adapters:
+    """Train the adapters of a robust model; the network stays in eval mode, but for its Dropout layers if asked for."""
+
+    def __init__(self, robust: RobustModel, dropout: bool) -> None:
+        self.module = robust
+        self.modalities = robust.modalities
+        self.parameters = robust.adapter_parameters()
+        self._dropouts = dropout_layers(robust.network) if dropout else []
+
+    def buffers(self) -> Mapping[str, Tensor]:
+        """Give nothing: a frozen network's buffers stay."""
+        return {}
+
+    def fixed(self, combinations: Sequence[Combination]) -> Fixed:
+        """Give the bank rows that these combinations don't use, and learned fills that they may not move.
+
+        A stacked parameter gives the rows that nothing selected a gradient of zero, not None, and AdamW would move them
+        all the same, by weight decay and by momentum.
+        """
+        unused = ~self.module.bank_rows(combinations)
+        banks = {name: unused for name in self.parameters if not is_fill(name) and unused.any()}
+        kept = self._kept_fills(combinations)
+        fills = {name: torch.ones_like(value, dtype=torch.bool) for name, value in self.parameters.items()
+                 if is_fill(name) and name.split(".")[1] in kept}  # fmt: skip
+        return banks | fills
+
+    def _kept_fills(self, combinations: Sequence[Combination]) -> set[str]:
+        """Give modalities which none of these lacks, or which a set that was trained before has a stand-in for."""
+        others = set(self.module.trained) - set(combinations) if self.module.sharing == "independent" else set()
+        return {name for name in self.modalities
+                if all(name in one for one in combinations) or any(name not in one for one in others)}  # fmt: skip
+
+    def train(self) -> None:
+        """Switch the adapters, and the Dropout layers that were asked for, to training."""
+        self.module.train()
+        for layer in self._dropouts:
+            layer.train()
+
+    def measure(self) -> None:
+        """Switch Dropout off. Adapters stay in train mode, in which a set may be used that is not finished."""
+        self.module.train()
+        for layer in self._dropouts:
+            layer.eval()
+
+
+class Weights:
+    """Train all weights of a network that is called on filled inputs, in train mode, BatchNorm included."""
+
+    def __init__(self, filled: FilledNetwork) -> None:
+        self.module = filled
+        self.modalities = filled.modalities
+        self.parameters = dict(filled.network.named_parameters())
+
+    def buffers(self) -> Mapping[str, Tensor]:
+        """Give the network's buffers."""
+        return dict(self.module.network.named_buffers())
+
+    def fixed(self, combinations: Sequence[Combination]) -> Fixed:
+        """Give nothing: all weights train."""
+        return {}
+
+    def train(self) -> None:
+        """Switch the network to training."""
+        self.module.train()
+
+    def measure(self) -> None:
+        """Switch the network to inference."""
+        self.module.eval()
+
+
+def is_fill(name: str) -> bool:
+    """Say whether an adapter parameter is a learned stand-in for a missing input, and so has no bank rows."""
+    return name.startswith("fill.") and name.count(":") < 2
+
+
+def dropout_layers(network: nn.Module) -> list[nn.Module]:
+    """Give the Dropout layers of a network."""
+    return [layer for layer in network.modules() if isinstance(layer, _DropoutNd)]
+
+
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Put every layer back into train or eval mode as it was."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+
+
+def teacher_of(robust: RobustModel) -> Any:
+    """Give the network as a teacher: inputs -> its own output with every modality present, without dropout."""
+    present = robust.modalities.present(robust.modalities.complete)
+
+    def teach(inputs: Mapping[str, Any]) -> Any:
+        with modes_kept(robust.network):
+            robust.network.eval()
+            return robust.pretrained(inputs, present.expand(num_rows(inputs), -1))
+
+    return teach
