@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,9 +16,18 @@ from typing import Any
 import pytest
 
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--remote-debugging-pipe", "--hide-scrollbars",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-pipe",
+    "--hide-scrollbars",
+]
+PATIENCE = 60
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -69,6 +79,7 @@ class Browser:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self.rest:
+            assert select.select([self.answers], [], [], PATIENCE)[0], f"the browser said nothing for {PATIENCE} s"
             chunk = self.answers.read(1 << 16)
             assert chunk, "the browser has ended"
             self.rest += chunk
@@ -78,6 +89,7 @@ class Browser:
     def _take(self, event: dict[str, Any]) -> None:
         method, parameters = event.get("method", ""), event.get("params", {})
         self.events.add(method)
+        assert method != "Page.javascriptDialogOpening", f"the page opened a dialog: {parameters}"
         if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
             self.messages.append(json.dumps(parameters))
         if method == "Network.requestWillBeSent":
@@ -97,13 +109,15 @@ def chromium(profile: Path) -> Iterator[Browser]:
     process = subprocess.Popen(
         arguments, pass_fds=(command_end, answer_end), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    os.close(command_end), os.close(answer_end)
+    os.close(command_end)
+    os.close(answer_end)
     browser = None
     try:
         browser = Browser(commands, answers)
         yield browser
     finally:
         if browser is not None:
-            browser.commands.close(), browser.answers.close()
+            browser.commands.close()
+            browser.answers.close()
         process.terminate()
         process.wait(timeout=20)

@@ -58,6 +58,14 @@ def test_standardisation_never_sees_the_test_videos(root):
     torch.testing.assert_close(before.inputs["audio"].mean(0), torch.zeros(73), atol=1e-6, rtol=0)
 
 
+def test_the_label_is_no_feature(root):
+    data = cmu_mosi(root)
+    for name in FEATURES:
+        table = np.loadtxt(root / "cmu_mosi" / f"{name}_train.csv", delimiter=",", quotechar='"')[:, :-1]
+        expected = (table - table.mean(0)) / table.std(0)
+        torch.testing.assert_close(data.train.inputs[name], torch.from_numpy(expected).float())
+
+
 def test_labels_that_disagree_are_refused(root):
     write_table(root / "cmu_mosi" / "video_test.csv", np.zeros((2, 101)))
     with pytest.raises(DataError, match="the same labels for text and video"):

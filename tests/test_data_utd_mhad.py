@@ -23,7 +23,7 @@ def arrays():
 def write(tmp_path):
     def write_arrays(arrays):
         (tmp_path / "utd_mhad").mkdir(exist_ok=True)
-        np.savez(tmp_path / "utd_mhad" / "utd_mhad.npz", **arrays)
+        np.savez_compressed(tmp_path / "utd_mhad" / "utd_mhad.npz", **arrays)
         return tmp_path
 
     return write_arrays
@@ -77,7 +77,7 @@ def _truncate(content):
 
 
 def _damage(content):
-    return content[:2000] + b"!" * 2000 + content[4000:]
+    return content[:100] + b"\xff" * 2000 + content[2100:]
 
 
 def _replace(content):

@@ -71,7 +71,6 @@ __all__ = [
     "Results",
     "ResultsError",
     "RobustModel",
-    "SSF",
     "Scale",
     "Shift",
     "SubsenseError",

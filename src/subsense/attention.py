@@ -1,7 +1,7 @@
 """Multi-head attention with an adapter after each of its four projections.
 
-`nn.MultiheadAttention` reads its projection weights itself, so no hook sees query, key, value or output. While adapters act,
-its `forward` is this one: the same arguments, results and arithmetic, with a place for adapters.
+`nn.MultiheadAttention` reads its projection weights itself, so no hook sees query, key, value or output. While adapters
+act, its `forward` is this one: the same arguments, results and arithmetic, with a place for adapters.
 """
 
 from __future__ import annotations
@@ -53,10 +53,8 @@ class AdaptedAttention:
     def _project(self, part: str, x: Tensor) -> Tensor:
         module, index = self.module, ("query", "key", "value").index(part)
         rows = slice(index * module.embed_dim, (index + 1) * module.embed_dim)
-        if module._qkv_same_embed_dim:
-            weight = module.in_proj_weight[rows]
-        else:
-            weight = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)[index]
+        separate = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)[index]
+        weight = module.in_proj_weight[rows] if module._qkv_same_embed_dim else separate
         bias = None if module.in_proj_bias is None else module.in_proj_bias[rows]
         return self.adapt(part, x, F.linear(x, weight, bias))
 
@@ -64,15 +62,18 @@ class AdaptedAttention:
         """(sequence, batch, feature), batch first, or unbatched -> (batch, head, sequence, feature of a head)."""
         batched = x if x.dim() == 3 else x.unsqueeze(0 if self.module.batch_first else 1)
         first = batched if self.module.batch_first else batched.transpose(0, 1)
-        return first.unflatten(2, (self.module.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = first.unflatten(2, (self.module.num_heads, -1))
+        return heads.transpose(1, 2)
 
     def _extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Bring keys and values to heads, and append the learned and the zero entry where the layer has them."""
         keys, values = self._heads(k), self._heads(v)
         num_heads, size = self.module.num_heads, self.module.head_dim
         if self.module.bias_k is not None and self.module.bias_v is not None:
-            extra = [bias.view(1, num_heads, 1, size).expand(len(keys), -1, -1, -1)
-                     for bias in (self.module.bias_k, self.module.bias_v)]  # fmt: skip
+            extra = [
+                bias.view(1, num_heads, 1, size).expand(len(keys), -1, -1, -1)
+                for bias in (self.module.bias_k, self.module.bias_v)
+            ]
             keys, values = torch.cat([keys, extra[0]], 2), torch.cat([values, extra[1]], 2)
         if self.module.add_zero_attn:
             keys, values = (F.pad(x, (0, 0, 0, 1)) for x in (keys, values))

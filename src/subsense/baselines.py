@@ -19,6 +19,7 @@ from subsense.training.draws import Drawer
 from subsense.training.loop import fit
 from subsense.training.losses import Distill, Loss, Select, make_objective
 from subsense.training.options import TrainOptions
+from subsense.training.randomness import random_state_kept, seed_everything
 from subsense.training.run import Part, Run, check_loader
 from subsense.training.trainee import Weights, teacher_of
 
@@ -45,7 +46,7 @@ def train_dedicated(
 
     Args:
         robust: its modalities, fill and call are used; it stays as it is.
-        factory: makes a network of the same kind, not trained for this task.
+        factory: makes a network of the same kind, not trained for this task; what it draws depends on `seed` alone.
         loader: batches ``(inputs, target)``, as for `subsense.train`.
         combination: what the network is given; the rest is filled. The complete one is allowed.
         loss: as for `subsense.train`.
@@ -89,7 +90,7 @@ def finetune(
 ) -> nn.Module:
     """Train a copy of the network with modality dropout: all weights, every row with a combination that it draws.
 
-    That is what one would do without adapters. It costs a whole network, and changes what it does when nothing is missing.
+    That is what one would do without adapters. It costs a whole network, and changes it for the complete inputs too.
 
     Args:
         robust: the network that is copied; it stays as it is.
@@ -112,7 +113,8 @@ def finetune(
     modalities = robust.modalities
     asked = modalities.combinations()
     if combinations is not None:
-        asked = tuple(dict.fromkeys(modalities.combination(one) for one in combinations))
+        named = [combinations] if isinstance(combinations, str) else combinations
+        asked = tuple(dict.fromkeys(modalities.combination(one) for one in named))
     if not asked:
         raise TrainingError("combinations: expected at least one, but found none")
 
@@ -183,7 +185,9 @@ def _train_weights(
     check_loader("loader", loader, checked.schedule)
     validation = make_validation(val_loader, metric, objective, select, checked)
     parts = (Part(combinations, Drawer(modalities, combinations, weights)),)
-    filled = make()
+    with random_state_kept():
+        seed_everything(checked.seed, "network")
+        filled = make()
     for parameter in filled.network.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     fit(Run(Weights(filled), loader, objective, parts, checked, validation, {"strategy": kind}))

@@ -14,7 +14,7 @@ from subsense.inputs import Filled, named
 from subsense.modalities import AxisSpec, Modalities
 
 CallFunction = Callable[[nn.Module, dict[str, Any]], Any]
-CallSpec = str | Mapping[str, Sequence[str]] | CallFunction
+CallSpec = str | Mapping[str, str | Sequence[str]] | CallFunction
 FORMS = ("kwargs", "positional", "list", "dict", "channels")
 
 
@@ -45,9 +45,11 @@ class Call:
     def arrange(self, modalities: Modalities, tensors: Filled) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Give the positional and keyword arguments for the network."""
         if self.form == "kwargs":
-            return (), {self.arguments.get((name, part), part): tensor
-                        for name in modalities
-                        for part, tensor in zip(modalities[name].parts, tensors[name], strict=True)}  # fmt: skip
+            return (), {
+                self.arguments.get((name, part), part): tensor
+                for name in modalities
+                for part, tensor in zip(modalities[name].parts, tensors[name], strict=True)
+            }
         flat = [tensor for name in modalities for tensor in tensors[name]]
         if self.form == "positional":
             return tuple(flat), {}
@@ -69,9 +71,9 @@ def parse_call(call: CallSpec, modalities: Modalities) -> Call:
     """Read the `call` argument of `adapt`.
 
     Args:
-        call: ``"kwargs"`` (an argument is named as its modality), ``"positional"``, ``"list"``, ``"dict"``, ``"channels"``
-            (one tensor, modalities stacked along the channel axis in declared order), modality -> argument names, or
-            a callable ``(network, inputs) -> output``.
+        call: ``"kwargs"`` (an argument is named as its modality), ``"positional"``, ``"list"``, ``"dict"``,
+            ``"channels"`` (one tensor, modalities stacked along the channel axis in declared order), modality ->
+            argument names, or a callable ``(network, inputs) -> output``.
 
     Raises:
         ModalityError: an unknown form or modality, a wrong number of names, modalities that can't be stacked.
@@ -81,8 +83,12 @@ def parse_call(call: CallSpec, modalities: Modalities) -> Call:
     if callable(call):
         return Call("function", function=call)
     if call not in FORMS:
-        raise ModalityError(f"call: expected one of {', '.join(FORMS)}, a mapping of modality to argument names, or a "
-                            f"callable, but found {call!r}.{closest(str(call), FORMS)}")  # fmt: skip
+        raise ModalityError(
+            f"call: expected one of {', '.join(FORMS)}, a mapping of modality to argument names, or a "
+            f"callable, but found {call!r}.{closest(str(call), FORMS)}"
+        )
+    if call == "kwargs":
+        _check_arguments([part for modality in modalities.values() for part in modality.parts])
     if call == "channels":
         _check_channels(modalities)
     return Call(call)
@@ -94,7 +100,7 @@ def spread_arguments(spec: Mapping[str, AxisSpec], call: CallSpec) -> dict[str, 
     >>> spread_arguments({"text": "L:int64"}, {"text": ["input_ids", "attention_mask"]})
     {'text': {'input_ids': 'L:int64', 'attention_mask': 'L:int64'}}
     """
-    names = call if isinstance(call, Mapping) else {}
+    names = {one: _names(call[one]) for one in call} if isinstance(call, Mapping) else {}
     return {
         modality: dict.fromkeys(names[modality], axes)
         if isinstance(axes, str) and len(names.get(modality, ())) > 1
@@ -103,23 +109,38 @@ def spread_arguments(spec: Mapping[str, AxisSpec], call: CallSpec) -> dict[str, 
     }
 
 
-def _arguments(call: Mapping[str, Sequence[str]], modalities: Modalities) -> dict[tuple[str, str], str]:
+def _names(argument: str | Sequence[str]) -> list[str]:
+    return [argument] if isinstance(argument, str) else list(argument)
+
+
+def _arguments(call: Mapping[str, str | Sequence[str]], modalities: Modalities) -> dict[tuple[str, str], str]:
     for name in call:
         if name not in modalities:
             raise ModalityError(f"call: unknown modality {name!r}.{closest(str(name), modalities)}")
-    arguments = {}
+    arguments: dict[tuple[str, str], str] = {}
     for name, modality in modalities.items():
-        given = [call.get(name, ())] if isinstance(call.get(name), str) else list(call.get(name, modality.parts))
+        given = _names(call.get(name, tuple(modality.parts)))
         if len(given) != len(modality.parts):
-            raise ModalityError(f"call: modality {name!r} is carried by {list(modality.parts)}, "
-                                f"but {len(given)} argument names were given: {given}")  # fmt: skip
+            raise ModalityError(
+                f"call: modality {name!r} is carried by {list(modality.parts)}, "
+                f"but {len(given)} argument names were given: {given}"
+            )
         arguments |= {(name, part): str(argument) for part, argument in zip(modality.parts, given, strict=True)}
+    _check_arguments(list(arguments.values()))
     return arguments
+
+
+def _check_arguments(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ModalityError(f"call: the argument {name!r} is named twice, and it can carry one input only")
 
 
 def _check_channels(modalities: Modalities) -> None:
     first, *others = [axes for modality in modalities.values() for axes in modality.parts.values()]
     for axes in others:
         if axes.sizes[1:] != first.sizes[1:] or axes.dtype != first.dtype or not axes.sizes:
-            raise ModalityError(f"call 'channels' stacks all modalities along their first axis, so the others must agree: "
-                                f"found {str(first)!r} and {str(axes)!r}")  # fmt: skip
+            raise ModalityError(
+                f"call 'channels' stacks all modalities along their first axis, so the others must agree: "
+                f"found {str(first)!r} and {str(axes)!r}"
+            )

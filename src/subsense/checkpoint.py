@@ -16,10 +16,18 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from subsense.adapters import from_json, to_json
+from subsense.adapters import Adapter, from_json, to_json
 from subsense.atomic import write_atomically
-from subsense.calling import CallSpec
-from subsense.errors import CheckpointError, DamagedFile, ForeignTensor, MissingFile, OtherModalities, OtherNetwork
+from subsense.calling import CallSpec, spread_arguments
+from subsense.errors import (
+    CheckpointError,
+    DamagedFile,
+    ForeignTensor,
+    MissingFile,
+    OtherModalities,
+    OtherNetwork,
+    PlanError,
+)
 from subsense.filling import FillFunction, Filling, Mean
 from subsense.injection import bank_names
 from subsense.layers import LayerClass
@@ -114,7 +122,11 @@ def load(
     declared = _modalities(folder, manifest, modalities)
     tensors = _read_tensors(folder, manifest)
     _check_network(folder, manifest, network)
-    options = {"method": from_json(manifest.method), "include": manifest.sites, "layers": _layers(manifest, network)}
+    options: dict[str, Any] = {
+        "method": _method(folder, manifest),
+        "include": manifest.sites,
+        "layers": _layers(manifest, network),
+    }
     fills = _fills(folder, manifest, fill)
     _check_tensors(folder, tensors, _shapes(manifest, plan(network, **options), Filling(declared, fills)))
     robust = adapt(
@@ -147,7 +159,7 @@ def _manifest(robust: RobustModel, tensors: str) -> Manifest:
         trained_rows=sorted(robust.router.trained_rows),
         untrained=robust.router.untrained,
         fill=robust.fill.kinds,
-        sites=list(dict.fromkeys(site.layer.path for site in robust.plan.sites)),
+        sites=list(dict.fromkeys(path for site in robust.plan.sites for path in site.modules)),
         layers=[_declared(layer) for layer in robust.plan.declared],
         tensors=tensors,
     )
@@ -170,10 +182,14 @@ def _read_manifest(folder: Path) -> Manifest:
         data = json.loads(text)
         found = data.get("format")
     except (ValueError, AttributeError) as error:
-        raise DamagedFile(f"{folder / MANIFEST}: expected JSON as `subsense.save` writes it, but found: {error}") from None
+        raise DamagedFile(
+            f"{folder / MANIFEST}: expected JSON as `subsense.save` writes it, but found: {error}"
+        ) from None
     if isinstance(found, int) and found > FORMAT:
-        raise CheckpointError(f"{folder / MANIFEST}: format {found}, and this version of subsense reads up to {FORMAT}; "
-                              "install a newer one")  # fmt: skip
+        raise CheckpointError(
+            f"{folder / MANIFEST}: format {found}, and this version of subsense reads up to {FORMAT}; "
+            "install a newer one"
+        )
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:
@@ -199,22 +215,28 @@ def _read_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
 
 def _modalities(folder: Path, manifest: Manifest, expected: Mapping[str, AxisSpec] | None) -> Modalities:
     saved = Modalities(manifest.modalities)
-    if expected is not None and Modalities(expected) != saved:
-        raise OtherModalities(f"{folder}: made for modalities {saved.spec}, but {Modalities(expected).spec} were expected")
+    if expected is not None:
+        wanted = Modalities(spread_arguments(Modalities(expected).spec, manifest.call))
+        if wanted != saved:
+            raise OtherModalities(f"{folder}: made for modalities {saved.spec}, but {wanted.spec} were expected")
     return saved
 
 
 def _check_network(folder: Path, manifest: Manifest, network: nn.Module) -> None:
     found = fingerprint(network)
     if found != manifest.fingerprint:
-        raise OtherNetwork(f"{folder}: made for a {manifest.network} with fingerprint {manifest.fingerprint}, but this "
-                           f"{type(network).__name__} has {found}; load the very weights on which the sets were trained")  # fmt: skip
+        raise OtherNetwork(
+            f"{folder}: made for a {manifest.network} with fingerprint {manifest.fingerprint}, but this "
+            f"{type(network).__name__} has {found}; load the very weights on which the sets were trained"
+        )
 
 
 def _shapes(manifest: Manifest, planned: Plan, filling: Filling) -> dict[str, tuple[int, ...]]:
     num_rows = len(manifest.combinations) if manifest.sharing == "independent" else len(manifest.modalities)
-    banks = {name: (num_rows, *site.adapters[adapter][parameter])
-             for name, (site, adapter, parameter) in bank_names(planned).items()}  # fmt: skip
+    banks = {
+        name: (num_rows, *site.adapters[adapter][parameter])
+        for name, (site, adapter, parameter) in bank_names(planned).items()
+    }
     return banks | {f"fill.{name}": tuple(tensor.shape) for name, tensor in filling.stand_ins().items()}
 
 
@@ -225,15 +247,28 @@ def _check_tensors(folder: Path, found: Mapping[str, Tensor], expected: Mapping[
         if name not in found:
             raise ForeignTensor(f"{folder}: tensor {name!r} {expected[name]} is missing")
         if tuple(found[name].shape) != expected[name]:
-            raise ForeignTensor(f"{folder}: tensor {name!r}: expected shape {expected[name]}, "
-                                f"but found {tuple(found[name].shape)}")  # fmt: skip
+            raise ForeignTensor(
+                f"{folder}: tensor {name!r}: expected shape {expected[name]}, but found {tuple(found[name].shape)}"
+            )
+
+
+def _method(folder: Path, manifest: Manifest) -> tuple[Adapter, ...]:
+    try:
+        return from_json(manifest.method)
+    except (KeyError, TypeError, PlanError):
+        raise CheckpointError(
+            f"{folder / MANIFEST}: method {manifest.method} is none that this version of subsense knows; "
+            f"it was written by {manifest.subsense}"
+        ) from None
 
 
 def _call(folder: Path, manifest: Manifest, call: CallSpec | None) -> CallSpec:
     if call is not None:
         return call
     if manifest.call == "function":
-        raise CheckpointError(f"{folder}: the network was called by a function, which is not saved; pass it: load(..., call=...)")
+        raise CheckpointError(
+            f"{folder}: the network was called by a function, which is not saved; pass it: load(..., call=...)"
+        )
     return manifest.call
 
 
@@ -242,8 +277,10 @@ def _fills(folder: Path, manifest: Manifest, fill: Any) -> dict[str, Any]:
     fills: dict[str, Any] = {}
     for name, kind in manifest.fill.items():
         if kind == "callable" and given.get(name) is None:
-            raise CheckpointError(f"{folder}: {name!r} was filled by a function, which is not saved; "
-                                  f"pass it: load(..., fill={{{name!r}: ...}})")  # fmt: skip
+            raise CheckpointError(
+                f"{folder}: {name!r} was filled by a function, which is not saved; "
+                f"pass it: load(..., fill={{{name!r}: ...}})"
+            )
         fills[name] = given[name] if kind == "callable" else Mean(None) if kind == "mean" else kind
     return fills
 
@@ -257,7 +294,9 @@ def _layers(manifest: Manifest, network: nn.Module) -> list[LayerClass]:
     classes = {_class_name(type(module)): type(module) for module in network.modules()}
     for layer in manifest.layers:
         if layer.cls not in classes:
-            raise OtherNetwork(f"the adapter sets were made with a declared layer class {layer.cls}; the network has none")
+            raise OtherNetwork(
+                f"the adapter sets were made with a declared layer class {layer.cls}; the network has none"
+            )
     return [LayerClass(classes[layer.cls], **layer.model_dump(exclude={"cls"})) for layer in manifest.layers]
 
 

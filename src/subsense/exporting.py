@@ -36,12 +36,14 @@ def write_onnx(folded: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
         FoldError: the extra ``subsense[onnx]`` is not installed, it can't be exported, or gives other numbers.
     """
     try:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
     except ImportError as error:
         raise FoldError("writing ONNX needs more packages: pip install 'subsense[onnx]'") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    _attempt("ONNX export", lambda: torch.onnx.export(folded.eval(), args, str(path), kwargs=kwargs, dynamo=True,
-                                                      verbose=False))  # fmt: skip
+    _attempt(
+        "ONNX export",
+        lambda: torch.onnx.export(folded.eval(), args, str(path), kwargs=kwargs, dynamo=True, verbose=False),
+    )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     given = [tensor.cpu().numpy() for tensor in _tensors((args, kwargs))]
     feed = dict(zip((one.name for one in session.get_inputs()), given, strict=True))
@@ -66,5 +68,7 @@ def compare(what: str | Path, expected: Sequence[Tensor], found: Sequence[Tensor
         scale = one.abs().max().clamp(min=1e-12)
         difference = float((one.cpu() - other.cpu()).abs().max() / scale.cpu())
         if not difference <= TOLERANCE:
-            raise FoldError(f"{what}: differs from what it was made of by {difference:.1e} of the greatest output, more than "
-                            f"{TOLERANCE:.0e}; it is not to be used")  # fmt: skip
+            raise FoldError(
+                f"{what}: differs from what it was made of by {difference:.1e} of the greatest output, more than "
+                f"{TOLERANCE:.0e}; it is not to be used"
+            )

@@ -27,8 +27,8 @@ class Mean:
     The mean is taken over the rows that have the modality and over lettered axes; sized axes keep their own means.
 
     Args:
-        data: batches ``(inputs, target)`` or ``inputs``, such as a training `DataLoader`; None: the mean is put in later,
-            by `subsense.load`.
+        data: batches ``(inputs, target)`` or ``inputs``, such as a training `DataLoader`; None: the mean is put in
+            later, by `subsense.load`.
     """
 
     data: Iterable[Any] | None
@@ -72,8 +72,11 @@ class Filling(nn.Module):
 
     def stand_ins(self) -> dict[str, Tensor]:
         """Give the tensors to keep: ``modality.part`` -> mean or learned value."""
-        return {f"{name}.{part}": getattr(self, _attribute(name, part))
-                for name, part in self.parts if self.kinds[name] in ("mean", "learned")}  # fmt: skip
+        return {
+            f"{name}.{part}": getattr(self, _attribute(name, part))
+            for name, part in self.parts
+            if self.kinds[name] in ("mean", "learned")
+        }
 
     def forward(self, batch: Batch) -> Filled:
         """Give every modality's tensors (batch, ...), stand-ins where `batch.present` says that a row lacks it."""
@@ -86,8 +89,10 @@ class Filling(nn.Module):
         if kind not in ("mean", "learned"):
             return
         if not axes.torch_dtype.is_floating_point:
-            raise ModalityError(f"fill {kind!r} for {name!r}: input {part!r} is {axes.dtype}, and only floating-point "
-                                "inputs have such a stand-in; choose 'zeros' or a callable")  # fmt: skip
+            raise ModalityError(
+                f"fill {kind!r} for {name!r}: input {part!r} is {axes.dtype}, and only floating-point "
+                "inputs have such a stand-in; choose 'zeros' or a callable"
+            )
         value = torch.zeros([size if isinstance(size, int) else 1 for size in axes.sizes], dtype=axes.torch_dtype)
         if kind == "learned":
             self.register_parameter(attribute, nn.Parameter(value))
@@ -95,8 +100,11 @@ class Filling(nn.Module):
             self.register_buffer(attribute, value)
 
     def _measure(self, names: list[str], data: Iterable[Any]) -> None:
-        sums = {key: torch.zeros_like(getattr(self, _attribute(*key)), dtype=torch.float64)
-                for key in self.parts if key[0] in names}  # fmt: skip
+        sums = {
+            key: torch.zeros_like(getattr(self, _attribute(*key)), dtype=torch.float64)
+            for key in self.parts
+            if key[0] in names
+        }
         counts = dict.fromkeys(sums, 0.0)
         for item in data:
             batch = read(self.modalities, item[0] if isinstance(item, (tuple, list)) else item)
@@ -132,6 +140,11 @@ class Filling(nn.Module):
         modality, column = self.modalities[name], self.modalities.names.index(name)
         made = function(name, named(self.modalities, simple), batch.present.to(batch.device))
         made = {name: made} if modality.is_single else made
+        if not isinstance(made, Mapping) or set(made) != set(modality.parts):
+            found = sorted(made) if isinstance(made, Mapping) else type(made).__name__
+            raise InputError(
+                f"fill function for {name!r}: expected a mapping with {list(modality.parts)}, but found {found}"
+            )
         return tuple(
             _where(batch, column, tensor, _checked(name, part, made[part], tensor))
             for part, tensor in zip(modality.parts, simple[name], strict=True)
@@ -164,8 +177,10 @@ def _kind(name: str, choice: Any) -> str:
     if choice == "mean":
         raise ModalityError(f"fill 'mean' for {name!r} needs data to take it from: fill=subsense.Mean(train_loader)")
     if choice not in ("zeros", "learned"):
-        raise ModalityError(f"fill for {name!r}: expected 'zeros', 'learned', subsense.Mean(data) or a callable, "
-                            f"but found {choice!r}.{closest(str(choice), KINDS)}")  # fmt: skip
+        raise ModalityError(
+            f"fill for {name!r}: expected 'zeros', 'learned', subsense.Mean(data) or a callable, "
+            f"but found {choice!r}.{closest(str(choice), KINDS)}"
+        )
     return str(choice)
 
 
@@ -181,6 +196,7 @@ def _present_rows(batch: Batch, modalities: Modalities, key: tuple[str, str]) ->
 def _checked(name: str, part: str, made: Any, like: Tensor) -> Tensor:
     if not isinstance(made, Tensor) or made.shape != like.shape or made.dtype != like.dtype:
         found = f"{tuple(made.shape)} {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
-        raise InputError(f"fill function for {name!r}: expected {part!r} as {tuple(like.shape)} {like.dtype}, "
-                         f"but found {found}")  # fmt: skip
+        raise InputError(
+            f"fill function for {name!r}: expected {part!r} as {tuple(like.shape)} {like.dtype}, but found {found}"
+        )
     return made

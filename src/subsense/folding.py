@@ -34,9 +34,9 @@ def fold(
 ) -> nn.Module:
     """Fold the adapter set of a combination into a copy of the network.
 
-    The copy computes what the adapted network computes for that combination: call it as the network is called, with the
-    same stand-ins for what is missing (`subsense.prepare` makes them). ``h' = gamma h + beta`` becomes ``W <- gamma W``,
-    ``b <- gamma b + beta`` (arXiv 2310.03986); LoRA becomes ``W <- W + (alpha / rank) B A``.
+    The copy computes what the adapted network computes for that combination: call it as the network is called, with
+    the same stand-ins for what is missing (`subsense.prepare` makes them). ``h' = gamma h + beta`` becomes
+    ``W <- gamma W``, ``b <- gamma b + beta`` (arXiv 2310.03986); LoRA becomes ``W <- W + (alpha / rank) B A``.
 
     Args:
         robust: the adapted network; it and its network stay as they are.
@@ -75,17 +75,21 @@ def prepare(robust: RobustModel, inputs: Inputs) -> tuple[tuple[Any, ...], dict[
         FoldError: the network is called by a function of the user's, which has no arguments to give.
     """
     if robust.call.function is not None:
-        raise FoldError("prepare: this network is called by a function, so its arguments aren't known; call that function "
-                        "with the folded network")  # fmt: skip
+        raise FoldError(
+            "prepare: this network is called by a function, so its arguments aren't known; call that function "
+            "with the folded network"
+        )
     return robust.call.arrange(robust.modalities, robust.filled(robust.network).fill_in(inputs))
 
 
 def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs) -> None:
     training = robust.training
     robust.eval()
-    with torch.no_grad():
-        expected, found = output_tensors(robust(inputs)), output_tensors(robust.filled(folded)(inputs))
-    robust.train(training)
+    try:
+        with torch.no_grad():
+            expected, found = output_tensors(robust(inputs)), output_tensors(robust.filled(folded)(inputs))
+    finally:
+        robust.train(training)
     compare("the folded network", expected, found)
 
 
@@ -103,15 +107,22 @@ def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow]) -> None:
     site = rows[0][0]
     modules = [folded.get_submodule(path) for path in site.modules]
     layer = site.layer
-    weights, device = _Once(), next(iter(rows[0][2].values())).device
+    weights, like = _Once(), _like(folded, next(iter(rows[0][2].values())))
     for module in modules:
         weight = layer.weight.read(module)
-        plain = torch.ones(layer.weight.shape, device=device) if weight is None else weight.detach()
+        plain = like.new_ones(layer.weight.shape) if weight is None else weight.detach()
         bias = layer.bias.read(module) if layer.bias else None
         new_weight, new_bias = _fold_rows(layer, rows, plain, None if bias is None else bias.detach())
+        new_weight = new_weight.to(plain.dtype)
         weights.write(layer.weight, module, new_weight, changed=not torch.equal(new_weight, plain))
         if layer.bias and new_bias is not None:
-            weights.write(layer.bias, module, new_bias, changed=True)
+            weights.write(layer.bias, module, new_bias.to(plain.dtype), changed=True)
+
+
+def _like(network: nn.Module, row: Tensor) -> Tensor:
+    """Give a tensor of the dtype and device for parameters that a layer does not have yet."""
+    floats = (parameter for parameter in network.parameters() if parameter.is_floating_point())
+    return next(floats, row).to(row.device)
 
 
 def _fold_rows(

@@ -53,8 +53,10 @@ def _stitch(leaf: Sequence[Any], order: Tensor, place: Placement | None) -> Any:
     if all(other is None for other in leaf):
         return None
     if place is None or place.inner or not all(isinstance(one, Tensor) for one in leaf):
-        raise InputError("rows of this batch have different modalities and must run in groups, but an output of the network "
-                         f"({_describe(leaf[0])}) has no place for rows; pass rows with the same modalities together")  # fmt: skip
+        raise InputError(
+            "rows of this batch have different modalities and must run in groups, but an output of the network "
+            f"({_describe(leaf[0])}) has no place for rows; pass rows with the same modalities together"
+        )
     joined = torch.cat(list(leaf), place.axis)
     folds, rest = divmod(joined.shape[place.axis], len(order))
     if rest:

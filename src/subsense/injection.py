@@ -1,7 +1,11 @@
-"""Plan + network -> hooks and banks. Hooks leave classes, weights and `state_dict` alone, and come off without a trace."""
+"""Plan + network -> hooks and banks.
+
+Hooks leave classes, weights and `state_dict` alone, and come off without a trace.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from subsense.adapters import Adapter
+from subsense.adapters.base import Adapter, Route
 from subsense.attention import AdaptedAttention
 from subsense.errors import LayerNeverCalled, PlanError, UnsupportedLayer
 from subsense.plan import Plan, Site
-from subsense.routing import Route
 
 Observed = dict[str, list[Tensor]]
 """Site -> its outputs, one for each time it was called."""
@@ -37,15 +40,16 @@ class Banks(nn.Module):
             bank = torch.zeros(shape, dtype=_bank_dtype(like))
             for row in bank:
                 adapter.start(parameter, row, generator)
-            self.register_parameter(name.replace(".", "/"), nn.Parameter(bank.to(_device(like))))
+            self.register_parameter(_attribute(name), nn.Parameter(bank.to(_device(like))))
+        self.names = tuple(bank_names(plan))
 
     def named(self) -> dict[str, nn.Parameter]:
         """Give the banks by name: ``site:adapter:parameter``."""
-        return {name.replace("/", "."): bank for name, bank in self._parameters.items() if bank is not None}
+        return {name: self.get_parameter(_attribute(name)) for name in self.names}
 
     def of(self, site: Site, adapter: Adapter) -> dict[str, Tensor]:
         """Give the banks of one adapter at one site."""
-        prefix = f"{site.key}:{adapter.name}".replace(".", "/")
+        prefix = _attribute(f"{site.key}:{adapter.name}")
         return {name: getattr(self, f"{prefix}:{name}") for name in site.adapters[adapter]}
 
 
@@ -53,17 +57,12 @@ class Injection:
     """Let adapters act at the sites of a network.
 
     Args:
-        network: the network; nothing is changed before all checks have passed.
+        network: the network, as `check_unadapted` wants it.
         plan: its sites.
         banks: their parameters.
-
-    Raises:
-        PlanError: the network is adapted already.
     """
 
     def __init__(self, network: nn.Module, plan: Plan, banks: Banks) -> None:
-        if any(isinstance(hook, SiteHook) for module in network.modules() for hook in module._forward_hooks.values()):
-            raise PlanError(f"{type(network).__name__} is adapted already; call detach() on that model first")
         self.network, self.plan, self.banks = network, plan, banks
         self.handles: list[RemovableHandle] = []
         self._route: Route | None = None
@@ -73,12 +72,14 @@ class Injection:
 
     def attach(self) -> None:
         """Put the hooks on."""
+        self.attached = True
         for site in self.plan.sites:
             for path in site.modules:
                 self._attach(site, self.network.get_submodule(path))
 
     def detach(self) -> None:
         """Take every hook off."""
+        self.attached = False
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
@@ -89,7 +90,7 @@ class Injection:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the network for a while exactly as it was before `attach`."""
-        was_attached = bool(self.handles)
+        was_attached = self.attached
         self.detach()
         try:
             yield
@@ -99,7 +100,9 @@ class Injection:
 
     @contextmanager
     def using(self, route: Route) -> Iterator[None]:
-        """Let adapters act along a route."""
+        """Let adapters act along a route; raise `PlanError` where they have been detached."""
+        if not self.attached:
+            raise PlanError(f"{type(self.network).__name__} was detached, so no adapter can act; adapt it again")
         self._route = route
         try:
             yield
@@ -121,8 +124,10 @@ class Injection:
         silent = [site.layer.path for site in self.plan.sites if site.key not in calls]
         if silent:
             names = list(dict.fromkeys(silent))
-            raise LayerNeverCalled(f"the network's forward never calls {', '.join(names)}, so adapters there can't act (it may "
-                                   f"use the weights directly); leave them out: exclude={names}")  # fmt: skip
+            raise LayerNeverCalled(
+                f"the network's forward never calls {', '.join(names)}, so adapters there can't act (it may "
+                f"use the weights directly); leave them out: exclude={names}"
+            )
 
     def adapt(self, site: Site, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Give a site's adapted output from its input and output."""
@@ -142,7 +147,9 @@ class Injection:
 
     def _attach(self, site: Site, module: nn.Module) -> None:
         if not isinstance(module, nn.MultiheadAttention) or not site.layer.part:
-            self.handles.append(module.register_forward_hook(SiteHook(self, site), with_kwargs=True))
+            hook = SiteHook(self, site)
+            # Before the network's own hooks: what the layer itself gives is what a folded layer gives.
+            self.handles.append(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
         elif "forward" not in vars(module):
             self.handles.append(module.register_forward_hook(SiteHook(self, None), with_kwargs=True))
             sites = {site.layer.part: site for site in self._parts(module)}
@@ -155,7 +162,7 @@ class Injection:
 
 
 class SiteHook:
-    """Be the hook on one layer. Without a site it does nothing but keep torch's fused paths, which read weights, away."""
+    """Be the hook on one layer; without a site it only keeps torch's fused paths, which read weights, away."""
 
     def __init__(self, injection: Injection, site: Site | None) -> None:
         self.injection, self.site = injection, site
@@ -179,30 +186,57 @@ class AttentionParts:
         return self.injection.adapt(self.sites[part], self.module, x, y) if part in self.sites else y
 
 
+_SWITCH = threading.Lock()
+_FOUND: list[bool] = []
+
+
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Keep torch's fused transformer path, which neither calls hooks nor knows adapters, switched off for a while."""
+    """Keep torch's fused transformer path, which neither calls hooks nor knows adapters, switched off for a while.
+
+    The switch is torch's, one for all threads: the last to leave sets it to what the first one found.
+    """
     if torch.compiler.is_compiling():
         yield
         return
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    with _SWITCH:
+        _FOUND.append(torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
+        with _SWITCH:
+            found = _FOUND.pop()
+            if not _FOUND:
+                torch.backends.mha.set_fastpath_enabled(found)
+
+
+def check_unadapted(network: nn.Module) -> None:
+    """Raise `PlanError` where a network, or a part of it, is adapted already."""
+    if any(isinstance(hook, SiteHook) for module in network.modules() for hook in module._forward_hooks.values()):
+        raise PlanError(f"{type(network).__name__} is adapted already; call detach() on that model first")
 
 
 def bank_names(plan: Plan) -> dict[str, tuple[Site, Adapter, str]]:
     """Name every bank of a plan: ``site:adapter:parameter``."""
-    return {f"{site.key}:{adapter.name}:{name}": (site, adapter, name)
-            for site in plan.sites for adapter, shapes in site.adapters.items() for name in shapes}  # fmt: skip
+    return {
+        f"{site.key}:{adapter.name}:{name}": (site, adapter, name)
+        for site in plan.sites
+        for adapter, shapes in site.adapters.items()
+        for name in shapes
+    }
 
 
 def _check_tensors(site: Site, x: Any, y: Any) -> None:
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        raise UnsupportedLayer(f"{site.key} ({site.layer.class_name}): expected one tensor in and one out, but found "
-                               f"{type(x).__name__} and {type(y).__name__}; exclude=[{site.layer.path!r}]")  # fmt: skip
+        raise UnsupportedLayer(
+            f"{site.key} ({site.layer.class_name}): expected one tensor in and one out, but found "
+            f"{type(x).__name__} and {type(y).__name__}; exclude=[{site.layer.path!r}]"
+        )
+
+
+def _attribute(name: str) -> str:
+    return name.replace(".", "/")
 
 
 def _bank_dtype(network: nn.Module) -> torch.dtype:
@@ -212,5 +246,3 @@ def _bank_dtype(network: nn.Module) -> torch.dtype:
 
 def _device(network: nn.Module) -> torch.device:
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-
-

@@ -51,8 +51,8 @@ class Batch:
         if size not in self.sizes:
             raise InputError(
                 f"modality {modality!r} is missing and axis {size!r} of {str(axes)!r} can't be resolved: no input that "
-                f"was passed has it. Declare a number instead of {size!r}, or pass a placeholder of the right shape for "
-                f"{modality!r} together with `present`"
+                f"was passed has it. Declare a number instead of {size!r}, or pass a placeholder of the right shape "
+                f"for {modality!r} together with `present`"
             )
         return self.sizes[size]
 
@@ -116,14 +116,18 @@ def _parts(modality: Modality, value: Tensor | Mapping[str, Tensor] | None) -> t
         value = {modality.name: value}  # type: ignore[dict-item]
     if not isinstance(value, Mapping) or set(value) != set(modality.parts):
         found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
-        raise InputError(f"modality {modality.name!r}: expected a mapping with {list(modality.parts)}, but found {found}")
+        raise InputError(
+            f"modality {modality.name!r}: expected a mapping with {list(modality.parts)}, but found {found}"
+        )
     for part, tensor in value.items():
         if not isinstance(tensor, Tensor):
             raise InputError(f"input {part!r}: expected a tensor, but found {type(tensor).__name__}")
     return tuple(value[part] for part in modality.parts)
 
 
-def _walk(modalities: Modalities, tensors: Mapping[str, tuple[Tensor, ...] | None]) -> Iterator[tuple[Axes, str, Tensor]]:
+def _walk(
+    modalities: Modalities, tensors: Mapping[str, tuple[Tensor, ...] | None]
+) -> Iterator[tuple[Axes, str, Tensor]]:
     for name, modality in modalities.items():
         for (part, axes), tensor in zip(modality.parts.items(), tensors[name] or (), strict=False):
             yield axes, part, tensor
@@ -139,26 +143,34 @@ def _resolve(passed: list[tuple[Axes, str, Tensor]]) -> Sizes:
             source = givers.setdefault(size, label) if isinstance(size, str) else label
             if found != expected:
                 why = f"as in {source!r}" if isinstance(size, str) else f"as declared ({str(axes)!r})"
-                raise InputError(f"input {label!r}: expected size {expected} on axis {axis} ({size}), {why}, "
-                                 f"but found {found} in shape {tuple(tensor.shape)}")  # fmt: skip
+                raise InputError(
+                    f"input {label!r}: expected size {expected} on axis {axis} ({size}), {why}, "
+                    f"but found {found} in shape {tuple(tensor.shape)}"
+                )
     return sizes
 
 
 def _check_kind(axes: Axes, label: str, tensor: Tensor) -> None:
     if tensor.dim() != len(axes.sizes) + 1:
-        raise InputError(f"input {label!r}: expected {len(axes.sizes) + 1} axes (batch {axes}), "
-                         f"but found shape {tuple(tensor.shape)}")  # fmt: skip
+        raise InputError(
+            f"input {label!r}: expected {len(axes.sizes) + 1} axes (batch {axes}), "
+            f"but found shape {tuple(tensor.shape)}"
+        )
     if tensor.dtype != axes.torch_dtype:
         found = str(tensor.dtype).removeprefix("torch.")
-        raise InputError(f"input {label!r}: expected dtype {axes.dtype}, but found {found}; convert it, or declare "
-                         f"'{' '.join(map(str, axes.sizes))}:{found}'")  # fmt: skip
+        raise InputError(
+            f"input {label!r}: expected dtype {axes.dtype}, but found {found}; convert it, or declare "
+            f"'{' '.join(map(str, axes.sizes))}:{found}'"
+        )
 
 
 def _common(passed: list[tuple[Axes, str, Tensor]]) -> tuple[int, torch.device]:
     _, first_label, first = passed[0]
     for _, label, tensor in passed[1:]:
         if len(tensor) != len(first):
-            raise InputError(f"input {label!r}: expected {len(first)} rows as in {first_label!r}, but found {len(tensor)}")
+            raise InputError(
+                f"input {label!r}: expected {len(first)} rows as in {first_label!r}, but found {len(tensor)}"
+            )
         if tensor.device != first.device:
             raise InputError(f"input {label!r} is on {tensor.device}, but {first_label!r} is on {first.device}")
     if not len(first):
@@ -180,8 +192,10 @@ def _check_present(modalities: Modalities, present: Tensor, num_rows: int) -> No
         found = present.dtype if isinstance(present, Tensor) else type(present).__name__
         raise InputError(f"`present`: expected a bool tensor (batch, modality), but found {found}")
     if tuple(present.shape) != (num_rows, len(modalities)):
-        raise InputError(f"`present`: expected shape ({num_rows}, {len(modalities)}), rows x ({', '.join(modalities)}), "
-                         f"but found {tuple(present.shape)}")  # fmt: skip
+        raise InputError(
+            f"`present`: expected shape ({num_rows}, {len(modalities)}), rows x ({', '.join(modalities)}), "
+            f"but found {tuple(present.shape)}"
+        )
 
 
 def _some(numbers: list[int], most: int = 5) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,16 +118,27 @@ class LayerClass:
     bias: str | None = "bias"
     out_axis: int = 0
 
-    def describe(self, path: str, module: nn.Module) -> Iterator[Layer]:
-        """Describe one module of the class."""
+    def describe(self, path: str, module: nn.Module) -> Iterator[Layer | UnsupportedLayer]:
+        """Describe one module of the class, or say what is wrong with the declaration."""
         weight = module._parameters.get(self.weight)
-        if weight is None:
-            raise UnsupportedLayer(f"{path} ({type(module).__name__}): declared with weight {self.weight!r}, but has no "
-                                   f"such parameter; it has {list(module._parameters)}")  # fmt: skip
+        fault = self._fault(module, weight)
+        if weight is None or fault:
+            yield UnsupportedLayer(f"{path} ({type(module).__name__}): declared with {fault}")
+            return
         features = (weight.shape[self.out_axis],)
         bias = Slot(self.bias, features) if self.bias else None
         slot = Slot(self.weight, tuple(weight.shape))
         yield Layer(path, self.kind, type(module).__name__, features, self.axis, slot, bias, out_axis=self.out_axis)
+
+    def _fault(self, module: nn.Module, weight: Tensor | None) -> str | None:
+        has = f"it has {list(module._parameters)}"
+        if weight is None:
+            return f"weight {self.weight!r}, but has no such parameter; {has}"
+        if weight.dim() != {"norm": 1, "linear": 2}.get(self.kind):
+            return f"kind {self.kind!r}, but its weight {self.weight!r} has shape {tuple(weight.shape)}"
+        if self.bias and not hasattr(module, self.bias):
+            return f"bias {self.bias!r}, but has no such parameter; {has}; bias=None where the class adds none"
+        return None
 
 
 def _linear(path: str, module: nn.Module) -> Iterator[Layer]:
@@ -142,14 +153,23 @@ def _conv(path: str, module: nn.Module) -> Iterator[Layer]:
     transposed = isinstance(module, _ConvTransposeNd)
     features, axis = (module.out_channels,), -1 - len(module.kernel_size)
     weight = Slot("weight", tuple(module.weight.shape))
-    yield Layer(path, "transposed" if transposed else "conv", type(module).__name__, features, axis, weight,
-                Slot("bias", features), groups=module.groups, out_axis=int(transposed))  # fmt: skip
+    yield Layer(
+        path,
+        "transposed" if transposed else "conv",
+        type(module).__name__,
+        features,
+        axis,
+        weight,
+        Slot("bias", features),
+        groups=module.groups,
+        out_axis=int(transposed),
+    )
 
 
 def _channel_norm(path: str, module: nn.Module) -> Iterator[Layer]:
     channels = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
     features = (int(channels),)  # type: ignore[arg-type]
-    axis = -module._get_no_batch_dim() if isinstance(module, _InstanceNorm) else 1  # type: ignore[operator]
+    axis = -module._get_no_batch_dim() if isinstance(module, _InstanceNorm) else 1
     slots = Slot("weight", features), Slot("bias", features)
     yield Layer(path, "norm", type(module).__name__, features, axis, *slots)
 
@@ -179,7 +199,7 @@ def _attention(path: str, module: nn.Module) -> Iterator[Layer]:
     yield Layer(path, "linear", name, (size,), -1, weight, bias, "output")
 
 
-Describe = Callable[[str, nn.Module], Iterator[Layer]]
+Describe = Callable[[str, nn.Module], Iterator[Layer | UnsupportedLayer]]
 _KNOWN: dict[type[nn.Module], Describe] = {
     nn.Linear: _linear,
     _ConvNd: _conv,
@@ -192,7 +212,9 @@ _KNOWN: dict[type[nn.Module], Describe] = {
 }
 
 
-def describe(network: nn.Module, declared: Sequence[LayerClass] = ()) -> Iterator[tuple[nn.Module, Layer | UnsupportedLayer]]:
+def describe(
+    network: nn.Module, declared: Sequence[LayerClass] = ()
+) -> Iterator[tuple[nn.Module, Layer | UnsupportedLayer]]:
     """Walk a network and describe each layer that adapters can serve, in registration order.
 
     A module that looks like such a layer but can't be served right comes as the error that would be raised for it.
@@ -201,6 +223,7 @@ def describe(network: nn.Module, declared: Sequence[LayerClass] = ()) -> Iterato
         network: the network; nothing of it is changed.
         declared: the user's own layer classes.
     """
+    _check_sizes(network)
     _check_declared(network, declared)
     own = {declaration.cls: declaration.describe for declaration in declared}
     attentions: list[str] = []
@@ -213,7 +236,9 @@ def describe(network: nn.Module, declared: Sequence[LayerClass] = ()) -> Iterato
             yield module, layer
 
 
-def _describe(path: str, module: nn.Module, own: dict[type[nn.Module], Describe]) -> Iterable[Layer | UnsupportedLayer]:
+def _describe(
+    path: str, module: nn.Module, own: Mapping[type[nn.Module], Describe]
+) -> Iterable[Layer | UnsupportedLayer]:
     if type(module) in own:
         return own[type(module)](path, module)
     base = next((base for base in _KNOWN if isinstance(module, base)), None)
@@ -226,25 +251,49 @@ def _describe(path: str, module: nn.Module, own: dict[type[nn.Module], Describe]
 
 
 def _fault(module: nn.Module) -> str | None:
-    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
-        return "its size isn't known yet; run the network once before adapting it"
-    own = next(cls for cls in type(module).__mro__ if "forward" in vars(cls) or "_forward_impl" in vars(cls))
-    if not own.__module__.startswith("torch."):
-        return (f"class {own.__name__} has a forward of its own, so where its channels are isn't known; declare it: "
-                f"layers=[LayerClass({own.__name__}, kind=..., axis=...)], or exclude it")  # fmt: skip
+    own = _own_forward(type(module))
+    if own is not None:
+        return (
+            f"class {own.__name__} has a forward of its own, so where its channels are isn't known; declare it: "
+            f"layers=[LayerClass({own.__name__}, kind=..., axis=...)], or exclude it"
+        )
     if "forward" in vars(module):
         return "its forward was replaced on the instance; remove that, or exclude the layer"
     return _computed_weight(module)
 
 
+def _own_forward(cls: type) -> type | None:
+    """Give the class which replaces a method that computes the output by one that isn't torch's."""
+    for name in ("forward", "_forward_impl", "_conv_forward"):
+        definer = next((base for base in cls.__mro__ if name in vars(base)), None)
+        if definer is not None and not definer.__module__.startswith("torch."):
+            return definer
+    return None
+
+
 def _computed_weight(module: nn.Module) -> str | None:
     owners = [module, module.out_proj] if isinstance(module, nn.MultiheadAttention) else [module]
-    names = [name for owner in owners for name in ("weight", "in_proj_weight")
-             if hasattr(owner, name) and name not in owner._parameters]  # fmt: skip
+    names = [
+        name
+        for owner in owners
+        for name in ("weight", "bias", "in_proj_weight", "in_proj_bias")
+        if hasattr(owner, name) and name not in owner._parameters
+    ]
     if names:
-        return (f"its {names[0]} is computed (weight_norm, spectral_norm or another parametrization); make it plain with "
-                "torch.nn.utils.parametrize.remove_parametrizations or remove_weight_norm, or exclude the layer")  # fmt: skip
+        return (
+            f"its {names[0]} is computed (weight_norm, spectral_norm or another parametrization); make it plain with "
+            "torch.nn.utils.parametrize.remove_parametrizations or remove_weight_norm, or exclude the layer"
+        )
     return None
+
+
+def _check_sizes(network: nn.Module) -> None:
+    for path, module in network.named_modules():
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+            raise UnsupportedLayer(
+                f"{path or 'the network'} ({type(module).__name__}): its size isn't known yet; run the network once "
+                "before adapting it"
+            )
 
 
 def _check_declared(network: nn.Module, declared: Sequence[LayerClass]) -> None:

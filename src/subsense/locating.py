@@ -1,9 +1,9 @@
 """Find out where, inside a network, the rows of a batch are.
 
 A layer may see the batch first, second (sequence-first transformers), or folded with windows or frames into one axis.
-Running a few rows, running one more, and running the same with one row changed tells, for every tensor, which axis grows with
-the batch and which slices of it belong to the changed row. Where that leaves a doubt, the tensor counts as not located, and
-mixed batches run grouped: never does a row get another row's set.
+Running a few rows, running one fewer, and running the same with each row changed in turn tells, for every tensor, which
+axis grows with the batch and which slices of it belong to which row. Where that leaves a doubt, the tensor counts as not
+located, and mixed batches run grouped: never does a row get another row's set.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ Run = Callable[[Filled], Mapping[str, Sequence[Tensor]]]
 """Run the network on filled inputs and give all tensors to locate, by name and in the order of calls."""
 
 NUM_ROWS = 3
-CHANGED_ROW = 1
 NOISE = 1e-3  # of the greatest change; below it a slice counts as unchanged
 
 
@@ -45,16 +44,27 @@ def locate(run: Run, filled: Filled) -> Located:
     """
     generator = torch.Generator().manual_seed(0)
     base = {name: tuple(_distinct(tensor, generator) for tensor in tensors) for name, tensors in filled.items()}
-    other = {name: tuple(_changed(tensor, generator) for tensor in tensors) for name, tensors in base.items()}
+    others = [
+        {name: tuple(_changed(tensor, row, generator) for tensor in tensors) for name, tensors in base.items()}
+        for row in range(NUM_ROWS)
+    ]
     fewer = {name: tuple(tensor[: NUM_ROWS - 1] for tensor in tensors) for name, tensors in base.items()}
-    runs = run(base), run(other), run(fewer)
+    runs = [_seeded(run, rows) for rows in (base, fewer, *others)]
     names = [name for name in runs[0] if all(len(one.get(name, ())) == len(runs[0][name]) for one in runs)]
     found = {name: tuple(map(_place, *(one[name] for one in runs))) for name in names}
     return Located({name: found.get(name, (None,)) for name in runs[0]})
 
 
-def _place(base: Tensor, other: Tensor, fewer: Tensor) -> Placement | None:
-    if base.dim() != fewer.dim() or base.shape != other.shape:
+def _seeded(run: Run, filled: Filled) -> Mapping[str, Sequence[Tensor]]:
+    """Run with the same random numbers every time, since a network may draw some in eval mode too."""
+    devices = {tensor.device for tensors in filled.values() for tensor in tensors if tensor.is_cuda}
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(0)
+        return run(filled)
+
+
+def _place(base: Tensor, fewer: Tensor, *others: Tensor) -> Placement | None:
+    if base.dim() != fewer.dim() or any(base.shape != other.shape for other in others):
         return None
     axes = [axis for axis in range(base.dim()) if base.shape[axis] != fewer.shape[axis]]
     if len(axes) != 1:
@@ -63,21 +73,22 @@ def _place(base: Tensor, other: Tensor, fewer: Tensor) -> Placement | None:
     folds, rest = divmod(base.shape[axis], NUM_ROWS)
     if rest or fewer.shape[axis] != folds * (NUM_ROWS - 1):
         return None
-    slices = _changed_slices(base, other, axis)
-    rows = {inner: {_row(index, folds, inner) for index in slices} for inner in (False, True)}
-    fitting = [inner for inner in ((False,) if folds == 1 else (False, True)) if rows[inner] == {CHANGED_ROW}]
+    slices = [_changed_slices(base, other, axis) for other in others]
+    layouts = (False,) if folds == 1 else (False, True)
+    fitting = [inner for inner in layouts if _rows(slices, folds, inner) == [{row} for row in range(NUM_ROWS)]]
     return Placement(axis, fitting[0]) if len(fitting) == 1 else None
 
 
-def _row(index: int, folds: int, inner: bool) -> int:
-    return index % NUM_ROWS if inner else index // folds
+def _rows(slices: Sequence[Sequence[int]], folds: int, inner: bool) -> list[set[int]]:
+    """Give to which rows the changed slices would belong: one set for each changed row."""
+    return [{index % NUM_ROWS if inner else index // folds for index in changed} for changed in slices]
 
 
 def _changed_slices(base: Tensor, other: Tensor, axis: int) -> list[int]:
-    difference = (base.double() - other.double()).movedim(axis, 0).flatten(1).abs().nan_to_num(nan=float("inf"))
+    difference = (base.double() - other.double()).movedim(axis, 0).abs().nan_to_num(nan=float("inf"))
     if not difference.numel():
         return []
-    change = difference.amax(1)
+    change = difference.reshape(len(difference), -1).amax(1)
     greatest = change[change.isfinite()].amax() if bool(change.isfinite().any()) else change.new_zeros(())
     return ((change > NOISE * greatest) & (change > 0)).nonzero().flatten().tolist()
 
@@ -88,11 +99,11 @@ def _distinct(tensor: Tensor, generator: torch.Generator) -> Tensor:
     return _noisy(rows, generator) if rows.is_floating_point() else rows.clone()
 
 
-def _changed(tensor: Tensor, generator: torch.Generator) -> Tensor:
+def _changed(tensor: Tensor, row: int, generator: torch.Generator) -> Tensor:
     """Give the same rows with one of them replaced."""
     changed = tensor.clone()
     other = _noisy(tensor, generator) if tensor.is_floating_point() else _redrawn(tensor, generator)
-    changed[CHANGED_ROW] = other[CHANGED_ROW]
+    changed[row] = other[row]
     return changed
 
 

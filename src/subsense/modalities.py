@@ -56,7 +56,9 @@ class Axes:
         dtype = dtype.strip() or "float32"
         if dtype not in DTYPES:
             known = ", ".join(DTYPES)
-            raise ModalityError(f"axis string {text!r}: unknown dtype {dtype!r}; known: {known}.{closest(dtype, DTYPES)}")
+            raise ModalityError(
+                f"axis string {text!r}: unknown dtype {dtype!r}; known: {known}.{closest(dtype, DTYPES)}"
+            )
         return cls(tuple(int(word) if word.isdigit() else word for word in words), dtype)
 
     @property
@@ -177,8 +179,10 @@ class Modalities(Mapping[str, Modality]):
         for name in names:
             if name not in self:
                 known = ", ".join(self.names)
-                raise ModalityError(f"unknown modality {name!r} in combination {_written(what)!r}; "
-                                    f"the modalities are {known}.{closest(str(name), self.names)}")  # fmt: skip
+                raise ModalityError(
+                    f"unknown modality {name!r} in combination {_written(what)!r}; "
+                    f"the modalities are {known}.{closest(str(name), self.names)}"
+                )
         if not names or len(set(names)) != len(names):
             raise ModalityError(f"combination {_written(what)!r}: expected each modality at most once, at least one")
         return Combination(tuple(name for name in self.names if name in names))
@@ -196,13 +200,15 @@ class Modalities(Mapping[str, Modality]):
         """Give the incomplete combinations asked for, without repeats: ``"all"`` or a list of combinations."""
         if wanted == "all":
             return self.incomplete()
-        asked = [wanted] if isinstance(wanted, str) else list(wanted)
+        asked = [wanted] if isinstance(wanted, (str, Combination)) else list(wanted)
         chosen = dict.fromkeys(self.combination(one) for one in asked)
         if not chosen:
             raise ModalityError("combinations: expected 'all' or at least one combination, but found an empty list")
         if self.complete in chosen:
-            raise ModalityError(f"combinations: {self.complete} lacks nothing: with every modality present the network "
-                                "runs as it is, so no adapter set belongs to it; leave it out")  # fmt: skip
+            raise ModalityError(
+                f"combinations: {self.complete} lacks nothing: with every modality present the network "
+                "runs as it is, so no adapter set belongs to it; leave it out"
+            )
         return tuple(chosen)
 
     def present(self, combination: CombinationLike) -> Tensor:
@@ -224,7 +230,7 @@ class Modalities(Mapping[str, Modality]):
         return Combination(tuple(name for bit, name in enumerate(self.names) if code >> bit & 1))
 
     def from_present(self, row: Tensor | Sequence[bool]) -> Combination:
-        """Give the combination of one row of `present`: bool (modality,); raise `InputError` where nothing is present."""
+        """Give the combination of one row of `present`: bool (modality,); raise `InputError` where nothing is."""
         flags = [bool(flag) for flag in row]
         if not any(flags):
             raise InputError("a row has no modality present; a combination has at least one")
@@ -237,8 +243,8 @@ def _written(what: CombinationLike) -> str:
 
 def _check_names(names: Sequence[str]) -> None:
     for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise ModalityError(f"expected a modality's name, but found {name!r}")
+        if not isinstance(name, str) or not name or name != name.strip():
+            raise ModalityError(f"expected a modality's name, without spaces around it, but found {name!r}")
         if "+" in name:
             raise ModalityError(f"modality {name!r}: a name can't contain '+', which joins modalities; rename it")
         if name in RESERVED:
@@ -246,13 +252,17 @@ def _check_names(names: Sequence[str]) -> None:
         if names.count(name) > 1:
             raise ModalityError(f"modality {name!r} is declared twice; each name must be its own")
     if len(names) < 2:
-        raise ModalityError(f"expected at least two modalities, but found {list(names)}: with one, nothing can be missing")
+        raise ModalityError(
+            f"expected at least two modalities, but found {list(names)}: with one, nothing can be missing"
+        )
 
 
 def _parse_parts(name: str, axes: AxisSpec) -> dict[str, Axes]:
     parts = {name: axes} if isinstance(axes, str) else axes
     if not isinstance(parts, Mapping) or not parts:
-        raise ModalityError(f"modality {name!r}: expected an axis string or argument -> axis string, but found {axes!r}")
+        raise ModalityError(
+            f"modality {name!r}: expected an axis string or argument -> axis string, but found {axes!r}"
+        )
     try:
         return {part: Axes.parse(text) for part, text in parts.items()}
     except ModalityError as error:

@@ -17,7 +17,7 @@ from subsense.calling import Call, CallSpec, parse_call, spread_arguments
 from subsense.errors import InputError
 from subsense.filling import Filling, FillSpec
 from subsense.grouping import output_tensors, run_grouped
-from subsense.injection import Banks, Injection, plain_attention
+from subsense.injection import Banks, Injection, check_unadapted, plain_attention
 from subsense.inputs import Batch, Filled, Inputs, read
 from subsense.layers import LayerClass
 from subsense.locating import Located, locate
@@ -75,9 +75,8 @@ def adapt(
     torch.Size([5, 2])
     """
     if not isinstance(modalities, Modalities):
-        pairs = modalities.items() if isinstance(modalities, Mapping) else modalities
-        declared = Modalities(pairs)
-        modalities = Modalities(spread_arguments(declared.spec, call))
+        modalities = Modalities(spread_arguments(Modalities(modalities).spec, call))
+    check_unadapted(network)
     parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
     router = Router(modalities, modalities.select(combinations), sharing, untrained)
     planned = plan(network, method, include=include, exclude=exclude, layers=layers)
@@ -175,7 +174,7 @@ class RobustModel(nn.Module):
 
     @property
     def trained(self) -> tuple[Combination, ...]:
-        """Give the incomplete combinations whose sets have been trained; with additive sharing, those never drawn too."""
+        """Give the incomplete combinations whose bank rows have been trained; additive sharing reaches undrawn ones."""
         return self.router.trained()
 
     def forward(self, inputs: Inputs, present: Tensor | None = None) -> Any:
@@ -219,8 +218,13 @@ class RobustModel(nn.Module):
         return self
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """Give what is trained: banks as ``site:adapter:parameter`` (bank row, ...), learned fills as ``fill.modality.part``."""
-        fills = {f"fill.{name}": value for name, value in self.fill.stand_ins().items() if isinstance(value, nn.Parameter)}
+        """Give what is trained, by name.
+
+        Banks are ``site:adapter:parameter`` (bank row, ...), learned fills ``fill.modality.part``.
+        """
+        fills = {
+            f"fill.{name}": value for name, value in self.fill.stand_ins().items() if isinstance(value, nn.Parameter)
+        }
         return self.banks.named() | fills
 
     def bank_rows(self, combinations: Iterable[CombinationLike]) -> Tensor:
@@ -303,8 +307,10 @@ class RobustModel(nn.Module):
 
     def _compiled(self, filled: Filled, batch: Batch) -> Any:
         if self.located is None or self.located.unknown([site.key for site in self.plan.sites]):
-            raise InputError("a graph with `present` needs to know where rows are inside the network: call the model once with "
-                             "a mixed batch, or model.locate(inputs), before compiling it")  # fmt: skip
+            raise InputError(
+                "a graph with `present` needs to know where rows are inside the network: call the model once with "
+                "a mixed batch, or model.locate(inputs), before compiling it"
+            )
         present = batch.present.to(batch.device)
         return self._adapted(filled, self.router.dynamic(present, self._placements(), self.training))
 
@@ -323,7 +329,7 @@ class RobustModel(nn.Module):
     def _plain(self, filled: Filled) -> Any:
         if torch.compiler.is_compiling():
             return self.call(self.network, self.modalities, filled)
-        with self.injection.paused(), self._before.kernels():
+        with self.injection.paused(), self._before.kernels(filled):
             return self.call(self.network, self.modalities, filled)
 
     def _observe(self, filled: Filled) -> Mapping[str, Sequence[Tensor]]:
@@ -349,13 +355,27 @@ class _Before:
         """Put it back."""
         for module, mode in self.modes.items():
             module.training = mode
-        for parameter, trainable in self.trainable.items():
-            parameter.requires_grad_(trainable)
+        self._ask(self.trainable)
 
-    def kernels(self) -> Any:
-        """Give a context in which torch takes the kernels that it took for the network when it was not frozen."""
-        fused = not (torch.is_grad_enabled() and any(self.trainable.values()))
-        return ExitStack() if fused else plain_attention()
+    @contextmanager
+    def kernels(self, filled: Filled) -> Iterator[None]:
+        """Let torch take the kernels that it took for the network before it was frozen, so that every bit is the same.
+
+        Torch chooses by `requires_grad` (how a matmul folds its axes) and by grad mode (fused attention). No graph of
+        the network is recorded, unless a gradient for its inputs is asked for: then the kernels are a frozen network's.
+        """
+        with ExitStack() as stack:
+            if torch.is_grad_enabled() and any(self.trainable.values()):
+                stack.enter_context(plain_attention())
+            if not torch.is_grad_enabled() or not any(x.requires_grad for parts in filled.values() for x in parts):
+                stack.enter_context(torch.no_grad())
+                stack.callback(self._ask, dict.fromkeys(self.trainable, False))
+                self._ask(self.trainable)
+            yield
+
+    def _ask(self, trainable: Mapping[nn.Parameter, bool]) -> None:
+        for parameter, wanted in trainable.items():
+            parameter.requires_grad_(wanted)
 
 
 def fingerprint(network: nn.Module) -> str:

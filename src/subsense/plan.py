@@ -43,8 +43,10 @@ class Site:
     @property
     def label(self) -> str:
         """Write the adapters, and what they train where that isn't all they can: ``ssf (scale)``."""
-        return ", ".join(f"{adapter.name} ({', '.join(shapes)})" if len(shapes) == 1 and adapter.name not in _ALONE
-                         else adapter.name for adapter, shapes in self.adapters.items())  # fmt: skip
+        return ", ".join(
+            f"{adapter.name} ({', '.join(shapes)})" if len(shapes) == 1 and adapter.name not in _ALONE else adapter.name
+            for adapter, shapes in self.adapters.items()
+        )
 
 
 _ALONE = frozenset({"scale", "shift", "bitfit"})
@@ -79,11 +81,15 @@ class Plan:
         return self.parameters_per_row / max(1, self.network_parameters)
 
     def __str__(self) -> str:
-        rows = [[site.key, site.layer.class_name, site.label, f"{site.layer.channels:,}", f"{site.num_parameters:,}"]
-                for site in self.sites]  # fmt: skip
+        rows = [
+            [site.key, site.layer.class_name, site.label, f"{site.layer.channels:,}", f"{site.num_parameters:,}"]
+            for site in self.sites
+        ]
         table = format_table(["module", "class", "adapter", "channels", "parameters"], rows, align="lllrr")
-        total = (f"{len(self.sites)} sites, {self.parameters_per_row:,} parameters per bank row, "
-                 f"{self.share:.2%} of the network's {self.network_parameters:,}")  # fmt: skip
+        total = (
+            f"{len(self.sites)} sites, {self.parameters_per_row:,} parameters per bank row, "
+            f"{self.share:.2%} of the network's {self.network_parameters:,}"
+        )
         return "\n".join([table, "", total, *self._reach()])
 
     def _reach(self) -> list[str]:
@@ -131,8 +137,10 @@ def plan(
     sites = _tie(network, list(_sites(network, adapters, choice, layers)))
     choice.check(adapters)
     if not sites:
-        raise PlanError(f"no layer of {type(network).__name__} is a site for {', '.join(a.name for a in adapters)}; "
-                        "declare the network's own layer classes: layers=[LayerClass(...)]")  # fmt: skip
+        raise PlanError(
+            f"no layer of {type(network).__name__} is a site for {', '.join(a.name for a in adapters)}; "
+            "declare the network's own layer classes: layers=[LayerClass(...)]"
+        )
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     return Plan(sites, _out_of_reach(network, sites), num_parameters, adapters, tuple(layers))
 
@@ -160,16 +168,22 @@ class _Choice:
         for argument, patterns in (("include", self.include), ("exclude", self.exclude)):
             for pattern in patterns:
                 if pattern != "*" and not any(fnmatchcase(path, pattern) for path in self.layers):
-                    raise UnmatchedPattern(f"{argument}: pattern {pattern!r} matches no layer that an adapter could serve."
-                                           f"{closest(pattern, sorted(self.layers))}")  # fmt: skip
+                    raise UnmatchedPattern(
+                        f"{argument}: pattern {pattern!r} matches no layer that an adapter could serve."
+                        f"{closest(pattern, sorted(self.layers))}"
+                    )
         for pattern in self.include:
             if pattern in self.layers - self.served and not _any_match([pattern], self.exclude):
-                raise UnsupportedLayer(f"include: {pattern} is no site for {names}; leave it out, or choose another method")
+                raise UnsupportedLayer(
+                    f"include: {pattern} is no site for {names}; leave it out, or choose another method"
+                )
 
 
 def _patterns(argument: str, patterns: Iterable[str]) -> tuple[str, ...]:
     if isinstance(patterns, str):
-        raise PlanError(f"{argument}: expected a list of patterns, but found the string {patterns!r}; write [{patterns!r}]")
+        raise PlanError(
+            f"{argument}: expected a list of patterns, but found the string {patterns!r}; write [{patterns!r}]"
+        )
     return tuple(patterns)
 
 
@@ -206,9 +220,11 @@ def _tie(network: nn.Module, found: list[tuple[nn.Module, Site]]) -> tuple[Site,
 def _check_tied(first: Site, other: Site) -> None:
     same = ("kind", "features", "axis", "groups", "out_axis", "weight")
     if first.adapters != other.adapters or any(getattr(first.layer, a) != getattr(other.layer, a) for a in same):
-        raise UnsupportedLayer(f"{other.key} ({other.layer.class_name}) shares its weight with {first.key} "
-                               f"({first.layer.class_name}), but isn't the same kind of layer, so they can't be one site; "
-                               f"exclude=[{other.layer.path!r}]")  # fmt: skip
+        raise UnsupportedLayer(
+            f"{other.key} ({other.layer.class_name}) shares its weight with {first.key} "
+            f"({first.layer.class_name}), but isn't the same kind of layer, so they can't be one site; "
+            f"exclude=[{other.layer.path!r}]"
+        )
 
 
 def _out_of_reach(network: nn.Module, sites: Iterable[Site]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """A recipe: one YAML file that says which network, which data, how it is adapted, trained and evaluated.
 
-There is one syntax: no includes, no interpolation, no second place for defaults. A file is checked as a whole and all its
-faults are reported together, each with its line and key, what was expected, what was found, and the near miss.
+There is one syntax: no includes, no interpolation, no second place for defaults. A file is checked as a whole, and all
+its faults are reported together, each with its line and key, what was expected, what was found, and the near miss.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ from subsense.modalities import Modalities
 from subsense.zoo import NETWORKS
 
 Options = dict[str, Any]
+CheckedOptions = Annotated[Options, Field(validate_default=True)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Key = tuple[int | str, ...]
 
 
-# ------------------------------------------------------------------------------------------------------- single values
+# ---- single values
 
 
 def _fault(text: str) -> PydanticCustomError:
@@ -89,8 +90,11 @@ def _import(place: str) -> Callable[..., Any]:
 
 
 def _check_options(factory: Callable[..., Any], options: Options, passed: Iterable[str] = ()) -> None:
-    """Refuse options that `factory` does not take, and the lack of one it needs; `passed` are given by subsense itself."""
-    parameters = inspect.signature(factory).parameters.values()
+    """Refuse options that `factory` doesn't take, and the lack of one it needs; `passed` are given by subsense."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:
+        return  # written in C, without a signature
     named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
     known = [one.name for one in named if one.name not in passed]
@@ -101,17 +105,25 @@ def _check_options(factory: Callable[..., Any], options: Options, passed: Iterab
         raise _fault("; ".join(faults))
 
 
+def _check_values(factory: Callable[..., Any], options: Options) -> None:
+    """Refuse values that `factory` refuses."""
+    try:
+        factory(**options)
+    except (SubsenseError, TypeError, ValueError) as error:
+        raise _fault(str(error)) from None
+
+
 class _Part(BaseModel):
     """Hold one part of a recipe: strict types, no unknown key, never changed."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Choice(_Part):
     """Hold a name with options, written ``ssf`` or ``{lora: {rank: 4}}``."""
 
     name: str
-    options: Options = {}
+    options: CheckedOptions = {}
 
 
 def _as_choice(value: object) -> object:
@@ -175,7 +187,7 @@ LOSSES = {
 }
 
 
-# ------------------------------------------------------------------------------------------------- the parts of a recipe
+# ---- the parts of a recipe
 
 
 class NetworkPart(_Part):
@@ -183,7 +195,7 @@ class NetworkPart(_Part):
 
     name: Annotated[str, _place("network", NETWORKS)]
     checkpoint: str | None = None
-    options: Options = {}
+    options: CheckedOptions = {}
 
     @field_validator("options")
     @classmethod
@@ -198,7 +210,7 @@ class DataPart(_Part):
 
     name: Annotated[str, _place("data set", DATASETS)]
     root: str | None = None
-    options: Options = {}
+    options: CheckedOptions = {}
 
     @field_validator("options")
     @classmethod
@@ -218,6 +230,7 @@ class Method(Choice):
     def _fit(cls, options: Options, info: ValidationInfo) -> Options:
         if name := info.data.get("name"):
             _check_options(METHODS[name], options)
+            _check_values(METHODS[name], options)
         return options
 
 
@@ -229,8 +242,13 @@ class Loss(Choice):
     @field_validator("options")
     @classmethod
     def _fit(cls, options: Options, info: ValidationInfo) -> Options:
-        if name := info.data.get("name"):
-            _check_options(_import(LOSSES.get(name, name)), options)
+        if not (name := info.data.get("name")):
+            return options
+        factory = _import(LOSSES.get(name, name))
+        _check_options(factory, options)
+        if name == "distill" and "task" in options:
+            options = {**options, "task": cls.model_validate(_as_choice(options["task"]))}
+        _check_values(factory, options)
         return options
 
 
@@ -255,7 +273,7 @@ class AdaptPart(_Part):
 
 
 class Fit(_Part):
-    """Say how something is trained; the options of `subsense.training.TrainOptions`, and the size of a batch."""
+    """Say how something is trained: options of `subsense.training.TrainOptions`, the size of a batch, the loss."""
 
     epochs: PositiveInt
     lr: PositiveFloat
@@ -267,24 +285,18 @@ class Fit(_Part):
     accumulate: PositiveInt = 1
     precision: Literal["no", "bf16"] = "no"
     dropout: bool = False
+    loss: Annotated[Loss, BeforeValidator(_as_choice)] = Loss(name="cross_entropy")
 
     @property
     def options(self) -> Options:
         """Give the keywords of every function that trains."""
-        return {name: getattr(self, name) for name in Fit.model_fields if name != "batch_size"}
-
-
-class PretrainPart(Fit):
-    """Say how the network is trained where it has no checkpoint; dedicated and fine-tuned networks are trained alike."""
-
-    loss: Annotated[Loss, BeforeValidator(_as_choice)] = Loss(name="cross_entropy")
+        return {name: getattr(self, name) for name in Fit.model_fields if name not in ("batch_size", "loss")}
 
 
 class TrainPart(Fit):
     """Say how the adapter sets are trained; the arguments of `subsense.train`."""
 
     strategy: Literal["joint", "separate"] = "joint"
-    loss: Annotated[Loss, BeforeValidator(_as_choice)] = Loss(name="cross_entropy")
 
 
 class EvaluatePart(_Part):
@@ -299,7 +311,7 @@ class EvaluatePart(_Part):
     metric: Annotated[str, _known("metric", METRICS)] | None = None
     combinations: Combinations = "all"
     dedicated: Combinations | None = None
-    finetuned: PretrainPart | None = None
+    finetuned: Fit | None = None
     batch_size: PositiveInt = 64
 
 
@@ -310,14 +322,14 @@ class Recipe(_Part):
     network: NetworkPart
     data: DataPart
     adapt: AdaptPart
-    pretrain: Annotated[PretrainPart | None, Field(validate_default=True)] = None
+    pretrain: Annotated[Fit | None, Field(validate_default=True)] = None
     train: TrainPart
     evaluate: EvaluatePart = EvaluatePart()
     output: str
 
     @field_validator("pretrain")
     @classmethod
-    def _is_needed(cls, pretrain: PretrainPart | None, info: ValidationInfo) -> PretrainPart | None:
+    def _is_needed(cls, pretrain: Fit | None, info: ValidationInfo) -> Fit | None:
         network = info.data.get("network")
         if pretrain is None and network is not None and network.checkpoint is None:
             raise _fault("missing; network.checkpoint is not given, so say here how the network is trained")
@@ -331,7 +343,7 @@ class Recipe(_Part):
         return evaluate
 
 
-# ------------------------------------------------------------------------------------------------------ reading a file
+# ---- reading a file
 
 
 class _Loader(yaml.SafeLoader):
@@ -341,7 +353,9 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value]
         for index, (key, _) in enumerate(node.value):
             if key.value in keys[:index]:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -406,7 +420,8 @@ def parse_recipe(text: str, source: str = "recipe", changes: Iterable[str] = ())
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(source, [_explain(fault, lines) for fault in error.errors(include_url=False)]) from None
+        faults = sorted(error.errors(include_url=False), key=lambda fault: _line(fault["loc"], lines) or 0)
+        raise RecipeError(source, [_explain(fault, lines) for fault in faults]) from None
 
 
 def _read(path: Path) -> str:
@@ -422,9 +437,16 @@ def _change(content: dict[str, Any], change: str, source: str) -> None:
     *parts, last = key.split(".")
     if not equals or not all([*parts, last]):
         raise RecipeError(source, [f"--set {change}: expected key.path=value, such as train.epochs=2"])
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(source, [f"--set {change}: not YAML: {error}"]) from None
     for part in parts:
-        content[part] = content = dict(content.get(part) or {})
-    content[last] = yaml.load(text, _Loader)
+        group = content.setdefault(part, {})
+        if not isinstance(group, dict):
+            raise RecipeError(source, [f"--set {change}: {part} is no group of keys, but {_short(group)}"])
+        content = group
+    content[last] = value
 
 
 def _lines(node: yaml.Node | None, key: Key = ()) -> Iterator[tuple[Key, int]]:
@@ -439,15 +461,19 @@ def _lines(node: yaml.Node | None, key: Key = ()) -> Iterator[tuple[Key, int]]:
             yield from _lines(value, (*key, index))
 
 
-# ---------------------------------------------------------------------------------------------------- explaining faults
+# ---- explaining faults
 
 
 def _explain(fault: ErrorDetails, lines: Mapping[Key, int]) -> str:
     """Say one fault in one sentence: line, key, what was expected, what was found, near miss."""
-    key = fault["loc"]
-    line = next((lines[key[:size]] for size in range(len(key), 0, -1) if key[:size] in lines), None)
+    line = _line(fault["loc"], lines)
     place = "" if line is None else f"line {line}, "
-    return f"{place}{'.'.join(map(str, key))}: {_complaint(fault)}"
+    return f"{place}{'.'.join(map(str, fault['loc']))}: {_complaint(fault)}"
+
+
+def _line(key: Key, lines: Mapping[Key, int]) -> int | None:
+    """Find the line of a key, or of what it should stand in."""
+    return next((lines[key[:size]] for size in range(len(key), 0, -1) if key[:size] in lines), None)
 
 
 def _complaint(fault: ErrorDetails) -> str:

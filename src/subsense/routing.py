@@ -1,7 +1,7 @@
 """`present` -> how much of each bank row each batch row uses, and where a layer's output has its batch.
 
-Both sharings are one formula, weights (batch, bank row) times bank (bank row, ...). With ``independent`` sharing the weights
-are one-hot, kept as an index; with ``additive`` sharing a modality's row counts where the modality is missing.
+Both sharings are one formula, weights (batch, bank row) times bank (bank row, ...). With ``independent`` sharing the
+weights are one-hot, kept as an index; with ``additive`` sharing a modality's row counts where the modality is missing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Placement:
         """Shape values (batch, *features) so that they broadcast to `like`, features from `axis` on."""
         folds, rest = divmod(like.shape[self.axis], len(values))
         if rest:
-            raise InputError(f"a layer's output {tuple(like.shape)} has no place for {len(values)} rows on axis {self.axis}")
+            raise InputError(
+                f"a layer's output {tuple(like.shape)} has no place for {len(values)} rows on axis {self.axis}"
+            )
         if folds != 1:
             values = values.repeat(folds, *[1] * num_features) if self.inner else values.repeat_interleave(folds, 0)
         return _shaped(values, like, axis, num_features, self.axis)
@@ -78,8 +80,10 @@ class Route:
             return RouteMix(self, None)
         places = self.placements.get(site, ())
         if call >= len(places):
-            raise InputError(f"site {site} was called {call + 1} times in one forward, but {len(places)} times when the "
-                             "rows were located; pass rows that have the same modalities together")  # fmt: skip
+            raise InputError(
+                f"site {site} was called {call + 1} times in one forward, but {len(places)} times when the "
+                "rows were located; pass rows that have the same modalities together"
+            )
         return RouteMix(self, places[call])
 
 
@@ -96,18 +100,20 @@ class RouteMix:
 
     def rows(self, bank: Tensor) -> Tensor:
         """Give the bank rows that matter: the one where all batch rows use the same, otherwise all."""
-        return bank.index_select(0, self.route.index) if self._one else bank
+        chosen = self._chosen
+        return bank if chosen is None else bank.index_select(0, chosen)
 
     def gates(self, like: Tensor, axis: int, rank: int, repeats: int = 1) -> Tensor:
         """Give each batch row's weights of the active rows, broadcastable to `like`."""
         weights = self.route.weights
-        active = weights.new_ones(1, 1) if self._one else weights
+        active = weights if self._chosen is None else weights.new_ones(1, 1)
         wide = active.repeat_interleave(rank, 1).repeat(1, repeats)
         return self._place(wide, like, axis, 1).to(like.dtype)
 
     @property
-    def _one(self) -> bool:
-        return self.route.uniform and self.route.index is not None
+    def _chosen(self) -> Tensor | None:
+        """Give the one bank row (1,) that all batch rows use, where that is so."""
+        return self.route.index if self.route.uniform else None
 
     def _pick(self, bank: Tensor) -> Tensor:
         index = self.route.index
@@ -132,9 +138,9 @@ class Router:
         modalities: the declared modalities.
         combinations: the incomplete combinations that have adapter sets.
         sharing: ``"independent"`` or ``"additive"``.
-        untrained: what to do with a combination that was not trained: ``"error"``, ``"nearest"`` (the set of the trained
-            combination that differs in the fewest modalities; of equals, one that is a subset of what is present) or
-            ``"pretrained"`` (no set).
+        untrained: what to do with a combination that was not trained: ``"error"``, ``"nearest"`` (the set of the
+            trained combination that differs in the fewest modalities; of equals, one that is a subset of what is
+            present) or ``"pretrained"`` (no set).
     """
 
     def __init__(
@@ -196,24 +202,24 @@ class Router:
         served = torch.tensor(self.table(training), device=device)[(present * bits).sum(1)]
         if self.sharing == "independent":
             lookup = [self.index.get(code, -1) for code in range(self.complete + 1)]
-            index = torch.tensor(lookup, device=device)[served.clamp(min=0)]
-            weights = (index[:, None] == torch.arange(len(self.combinations), device=device)).float()
+            chosen = torch.tensor(lookup, device=device)[served.clamp(min=0)]
+            weights = (chosen[:, None] == torch.arange(len(self.combinations), device=device)).float()
         else:
-            index = None
             weights = ((served[:, None] & bits) == 0).float()
         weights = torch.where(served[:, None] < 0, float("nan"), weights)
         return Route(weights, None, False, placements)
 
     def table(self, training: bool) -> list[int]:
-        """Give, for each combination as a bit mask, the one whose set serves it; -1 where the policy refuses."""
+        """Give, for each combination as a bit mask, the one whose set serves it; -1 for none at all or a refusal."""
         key = (training, self.trained_rows)
         if key not in self._tables:
-            self._tables = {key: [self._substitute_or_none(code, training) for code in range(self.complete + 1)]}
+            codes = range(1, self.complete + 1)
+            self._tables = {key: [-1, *(self._substitute_or_none(code, training) for code in codes)]}
         return self._tables[key]
 
     def _substitute_or_none(self, code: int, training: bool) -> int:
         try:
-            return self.substitute(code, training)
+            return self.substitute(code, training) if code else -1
         except UntrainedCombination:
             return -1
 
@@ -237,8 +243,10 @@ class Router:
         if code in self.index:
             return (self.index[code],)
         if must:
-            raise ModalityError(f"combination {self.modalities.from_code(code)} has no adapter set; those that have one: "
-                                f"{', '.join(map(str, self.combinations))}")  # fmt: skip
+            raise ModalityError(
+                f"combination {self.modalities.from_code(code)} has no adapter set; those that have one: "
+                f"{', '.join(map(str, self.combinations))}"
+            )
         return ()
 
     def _is_trained(self, code: int) -> bool:
@@ -247,10 +255,14 @@ class Router:
 
     def _refusal(self, code: int) -> str:
         trained = ", ".join(map(str, self.trained())) or "none"
-        return (f"no adapter set was trained for {self.modalities.from_code(code)}; trained: {trained}. Train it, or say what "
-                "to do instead: untrained='nearest' or untrained='pretrained' in `adapt` or `load`")  # fmt: skip
+        return (
+            f"no adapter set was trained for {self.modalities.from_code(code)}; trained: {trained}. Train it, or say "
+            "what to do instead: untrained='nearest' or untrained='pretrained' in `adapt` or `load`"
+        )
 
 
 def _check_choice(argument: str, found: str, known: Sequence[str]) -> None:
     if found not in known:
-        raise PlanError(f"{argument}: expected one of {', '.join(known)}, but found {found!r}.{closest(str(found), known)}")
+        raise PlanError(
+            f"{argument}: expected one of {', '.join(known)}, but found {found!r}.{closest(str(found), known)}"
+        )

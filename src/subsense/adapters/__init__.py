@@ -26,8 +26,21 @@ METHODS: Mapping[str, type[Any]] = {
 
 Method = str | Adapter | Sequence[str | Adapter]
 
-__all__ = ["METHODS", "SSF", "Adapter", "BitFit", "LoRA", "Method", "Mix", "Norm", "Scale", "Shift", "from_json",
-           "parse_method", "to_json"]  # fmt: skip
+__all__ = [
+    "METHODS",
+    "SSF",
+    "Adapter",
+    "BitFit",
+    "LoRA",
+    "Method",
+    "Mix",
+    "Norm",
+    "Scale",
+    "Shift",
+    "from_json",
+    "parse_method",
+    "to_json",
+]
 
 
 def parse_method(method: Method) -> tuple[Adapter, ...]:
@@ -66,7 +79,8 @@ def _named(name: str) -> Adapter:
 
 def _checked(adapter: Any) -> Adapter:
     if type(adapter) not in METHODS.values():
-        raise PlanError(f"method: expected a name ({', '.join(METHODS)}) or an object such as LoRA(rank=4), "
-                        f"but found {adapter!r}")  # fmt: skip
+        raise PlanError(
+            f"method: expected a name ({', '.join(METHODS)}) or an object such as LoRA(rank=4), but found {adapter!r}"
+        )
     checked: Adapter = adapter
     return checked

@@ -29,6 +29,14 @@ class Mix(Protocol):
         ...
 
 
+class Route(Protocol):
+    """Lead through the sites in one forward."""
+
+    def visit(self, site: str) -> Mix:
+        """Begin one call of a site, and say how its banks are mixed."""
+        ...
+
+
 class Adapter(Protocol):
     """Be what one method does at one site.
 
@@ -50,7 +58,9 @@ class Adapter(Protocol):
         """Set one parameter of one bank row, zeros until now, to its start."""
         ...
 
-    def apply(self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor) -> Tensor:
+    def apply(
+        self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
+    ) -> Tensor:
         """Give the layer's adapted output from its input `x` and its output `y`."""
         ...
 
@@ -75,7 +85,7 @@ def scale_outputs(layer: Layer, weight: Tensor, scale: Tensor) -> Tensor:
     if layer.kind == "norm":
         return weight * scale
     if layer.kind == "transposed":
-        grouped = weight.unflatten(0, (layer.groups, -1))
+        grouped: Tensor = weight.unflatten(0, (layer.groups, -1))
         factor = scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
         return (grouped * factor).flatten(0, 1)
     shape = [1] * weight.dim()

@@ -34,7 +34,9 @@ class BitFit:
     def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
         """Start at zero: the identity."""
 
-    def apply(self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor) -> Tensor:
+    def apply(
+        self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
+    ) -> Tensor:
         """Add the difference, which is what a layer with another bias gives."""
         return (y + mix.blend(bank["bias"], y, layer.axis)).to(y.dtype)
 

@@ -24,8 +24,8 @@ _TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.con
 class LoRA:
     """LoRA: ``h' = W x + (alpha / rank) B A x`` at linear layers, convolutions and attention projections.
 
-    The factors of all bank rows are stacked, so that one pass serves a batch whose rows use different ones: the rank-wide
-    middle is multiplied by each row's weights. ``A`` starts as in the paper's code, ``B`` at zero.
+    The factors of all bank rows are stacked, so that one pass serves a batch whose rows use different ones: the
+    rank-wide middle is multiplied by each row's weights. ``A`` starts as in the paper's code, ``B`` at zero.
 
     Args:
         rank: width of the middle, for each bank row.
@@ -66,7 +66,9 @@ class LoRA:
             bound = 1 / math.sqrt(row[0].numel())
             row.uniform_(-bound, bound, generator=generator)
 
-    def apply(self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor) -> Tensor:
+    def apply(
+        self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
+    ) -> Tensor:
         """Add the low-rank path to the output."""
         down, up = (mix.rows(bank[name]).to(x.dtype) for name in ("down", "up"))
         path = {"linear": _linear, "conv": _conv, "transposed": _transposed}[layer.kind]
@@ -86,7 +88,9 @@ class LoRA:
             difference = _transposed_difference(layer, down, up)
         else:
             difference = (up.T @ down.flatten(1)).unflatten(1, down.shape[1:])
-        return weight + self.factor * (difference if layer.kind != "linear" or layer.out_axis == 0 else difference.T), bias
+        return weight + self.factor * (
+            difference if layer.kind != "linear" or layer.out_axis == 0 else difference.T
+        ), bias
 
 
 def _linear(layer: Layer, module: nn.Module, down: Tensor, up: Tensor, mix: Mix, x: Tensor, y: Tensor) -> Tensor:
@@ -110,8 +114,9 @@ def _transposed(layer: Layer, module: nn.Module, down: Tensor, up: Tensor, mix: 
     gated = middle * mix.gates(middle, layer.axis, down.shape[1], layer.groups)
     weight = up.unflatten(2, (layer.groups, -1)).movedim(2, 0).flatten(0, 2)
     spread = _TRANSPOSED[len(module.kernel_size)]
-    return spread(gated, weight, None, module.stride, module.padding, _output_padding(module, x, y), layer.groups,
-                  module.dilation)  # fmt: skip
+    return spread(
+        gated, weight, None, module.stride, module.padding, _output_padding(module, x, y), layer.groups, module.dilation
+    )
 
 
 def _through(module: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -126,10 +131,19 @@ def _pointwise(module: _ConvNd, x: Tensor, weight: Tensor, groups: int) -> Tenso
 
 def _output_padding(module: _ConvNd, x: Tensor, y: Tensor) -> list[int]:
     spatial = len(module.kernel_size)
-    geometry = zip(x.shape[-spatial:], y.shape[-spatial:], module.stride, module.padding, module.dilation,
-                   module.kernel_size, strict=True)  # fmt: skip
-    return [found - ((size - 1) * stride - 2 * int(padding) + dilation * (kernel - 1) + 1)
-            for size, found, stride, padding, dilation, kernel in geometry]  # fmt: skip
+    geometry = zip(
+        x.shape[-spatial:],
+        y.shape[-spatial:],
+        module.stride,
+        module.padding,
+        module.dilation,
+        module.kernel_size,
+        strict=True,
+    )
+    return [
+        found - ((size - 1) * stride - 2 * int(padding) + dilation * (kernel - 1) + 1)
+        for size, found, stride, padding, dilation, kernel in geometry
+    ]
 
 
 def _transposed_difference(layer: Layer, down: Tensor, up: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ class Norm:
     def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
         """Start at zero: the identity."""
 
-    def apply(self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor) -> Tensor:
+    def apply(
+        self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
+    ) -> Tensor:
         """Add the normalised input times the weight's difference, and the bias's difference."""
         adapted = y + _normalised(layer, module, x) * mix.blend(bank["weight"], y, layer.axis)
         shifted = adapted + mix.blend(bank["bias"], y, layer.axis) if "bias" in bank else adapted

@@ -34,7 +34,9 @@ class Scale:
     def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
         """Start at zero: the identity."""
 
-    def apply(self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor) -> Tensor:
+    def apply(
+        self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
+    ) -> Tensor:
         """Scale the output."""
         return (y * (1 + mix.blend(bank["scale"], y, layer.axis))).to(y.dtype)
 

@@ -31,14 +31,18 @@ class Shift:
     def parameters(self, layer: Layer) -> Shapes:
         """Name a shift; raise `UnsupportedLayer` where the layer's class has no place for a bias."""
         if layer.bias is None:
-            raise UnsupportedLayer(f"{layer.key} ({layer.class_name}): 'shift' can't serve it, since the class has no bias "
-                                   f"to fold a shift into; exclude=[{layer.path!r}], or choose method='scale' or 'ssf'")  # fmt: skip
+            raise UnsupportedLayer(
+                f"{layer.key} ({layer.class_name}): 'shift' can't serve it, since the class has no bias "
+                f"to fold a shift into; exclude=[{layer.path!r}], or choose method='scale' or 'ssf'"
+            )
         return {"shift": layer.features}
 
     def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
         """Start at zero: the identity."""
 
-    def apply(self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor) -> Tensor:
+    def apply(
+        self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
+    ) -> Tensor:
         """Shift the output."""
         return (y + mix.blend(bank["shift"], y, layer.axis)).to(y.dtype)
 

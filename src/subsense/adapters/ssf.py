@@ -37,7 +37,9 @@ class SSF:
     def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
         """Start at zero: the identity."""
 
-    def apply(self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor) -> Tensor:
+    def apply(
+        self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
+    ) -> Tensor:
         """Scale and shift the output."""
         scaled = y * (1 + mix.blend(bank["scale"], y, layer.axis))
         shifted = scaled + mix.blend(bank["shift"], y, layer.axis) if "shift" in bank else scaled

@@ -1,7 +1,7 @@
 """The command line: one file per verb; nothing heavy is imported before a verb runs.
 
-Output goes to stdout, progress to stderr. Exit code 0 is success; 2 says that the command line or the recipe is wrong and
-nothing was started; 1 says that what was started failed. A mistake of the user's never shows a traceback.
+Output goes to stdout, progress to stderr. Exit code 0 is success; 2 says that the command line or the recipe is wrong,
+and nothing was started; 1 says that what was started failed. A mistake of the user's never shows a traceback.
 """
 
 from __future__ import annotations

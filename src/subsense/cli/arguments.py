@@ -12,6 +12,8 @@ Root = Annotated[Path | None, typer.Option(help="The folder that holds the data;
 Output = Annotated[Path | None, typer.Option(help="The folder to write to; goes before the recipe's output.")]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, such as train.epochs=2. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one value of the recipe, such as train.epochs=2. Repeatable."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document, and nothing else, to stdout.")]

@@ -1,4 +1,4 @@
-"""What the verbs write, and where: results to stdout, progress to stderr, JSON alone on stdout where a machine reads."""
+"""What the verbs write: results to stdout, progress to stderr, JSON alone on stdout where a machine reads."""
 
 from __future__ import annotations
 
@@ -46,16 +46,18 @@ def say_results(results: Results, to: Console = OUT) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, title in enumerate(header):
         table.add_column(title, justify="right" if number else "left", no_wrap=number > 0)
-    room = to.width - sum(max(map(len, column)) + 2 for column in zip(header, *cells, strict=True))
+    room = min(to.width - sum(max(map(len, column)) + 2 for column in zip(header, *cells, strict=True)) - 2, WIDEST_BAR)
     has_bar = results.unit == "fraction" and room >= NARROWEST_BAR
     if has_bar:
-        table.add_column("", width=min(room, WIDEST_BAR), no_wrap=True)
+        table.columns[0].no_wrap = True
+        table.add_column("", width=room, no_wrap=True)
     mean = results.mean() if len(cells) > len(results.rows) else None
     for row, texts in zip([*results.rows, *([mean] if mean else [])], cells, strict=True):
         if row is mean:
             table.add_section()
-        table.add_row(*texts, *([_bar(row, min(room, WIDEST_BAR), to)] if has_bar else []))
+        table.add_row(*texts, *([_bar(row, room, to)] if has_bar else []))
     to.print(table)
+    say(f"{results.measure}; {max(row.count for row in results.rows)} test samples", "dim", to)
 
 
 def _bar(row: Row, width: int, to: Console) -> Text:

@@ -38,6 +38,7 @@ def demo(
 
     job = pipeline.open_job("digits", output=output, changes=[f"seed={seed}"])
     rmtree(job.state, ignore_errors=True)
+    pipeline.start(job)
     facts = _Demo(job, to).run()
     if as_json:
         say_json(facts)
@@ -58,7 +59,7 @@ class _Demo:
         with self._step("1  The network is trained on all four cameras"):
             robust = pipeline.adapt_network(job, pipeline.pretrain(job))
         with self._step("2  It was never told how to go without: percent right with the cameras that are left"):
-            say_results(pipeline.measure(job, robust, columns=("pretrained",), baselines=False), to)
+            say_results(pipeline.measure(job, robust, columns=["pretrained"], compare=False), to)
         with self._step("3  All adapter sets are trained together; the network itself stays as it is"):
             pipeline.train_sets(job, robust)
             say(pipeline.describe(job, robust), to=to)

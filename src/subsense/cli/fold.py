@@ -17,10 +17,13 @@ def fold(
     recipe: RecipeName,
     combination: Annotated[str, typer.Argument(help="What is present, such as rgb+depth.")],
     file: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write: .safetensors (state dict), .onnx, or .pt2 (torch.export).")
+        Path,
+        typer.Option("--output", "-o", help="File to write: .safetensors (state dict), .onnx, or .pt2 (torch.export)."),
     ],
     root: Root = None,
-    run: Annotated[Path | None, typer.Option(help="The folder that `subsense train` wrote to, if not the recipe's.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="The folder that `subsense train` wrote to, if not the recipe's.")
+    ] = None,
     changes: Changes = None,
 ) -> None:
     """Fold a combination's adapter set into a copy of the network, and write that.

@@ -5,6 +5,13 @@ from __future__ import annotations
 from subsense.cli.arguments import Json
 from subsense.cli.console import say, say_json
 
+ABOUT_LOSSES = {
+    "cross_entropy": "of classes, per pixel too; takes weight, ignore_index, label_smoothing",
+    "mse": "mean squared error",
+    "l1": "mean absolute error",
+    "distill": "distance to the network's own output with everything present; reads no labels",
+}
+
 
 def ls(as_json: Json = False) -> None:
     """List the shipped recipes, and the data sets, networks, methods, losses and metrics that a recipe can name."""
@@ -27,11 +34,13 @@ def _listing() -> dict[str, dict[str, str]]:
     from subsense.zoo import NETWORKS
 
     return {
-        "recipes": {name: _first_line(path.read_text("utf-8")).lstrip("# ") for name, path in shipped_recipes().items()},
+        "recipes": {
+            name: _first_line(path.read_text("utf-8")).lstrip("# ") for name, path in shipped_recipes().items()
+        },
         "data sets": {name: _about(place) for name, place in DATASETS.items()},
         "networks": {name: _about(place) for name, place in NETWORKS.items()},
         "methods": {name: _first_line(method.__doc__) for name, method in METHODS.items()},
-        "losses": dict.fromkeys(LOSSES, ""),
+        "losses": {name: ABOUT_LOSSES[name] for name in LOSSES},
         "metrics": dict(METRICS),
     }
 

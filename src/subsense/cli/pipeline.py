@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,27 +15,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, default_collate
 
-from subsense import data, metrics, reporting, zoo
+import subsense as ss
+from subsense import baselines, data, metrics, reporting, zoo
 from subsense.adapters import METHODS, Adapter
-from subsense.baselines import finetune as finetune_network
-from subsense.baselines import train_dedicated as train_alone
 from subsense.calling import CallSpec
-from subsense.checkpoint import load_adapters, save_adapters
 from subsense.cli.console import note
 from subsense.cli.weights import read_weights, write_weights
-from subsense.errors import CheckpointError, DataError, MissingFile, ModalityError, RecipeError, TrainingError
-from subsense.evaluation import evaluate
 from subsense.factories import import_factory
-from subsense.filling import Mean
-from subsense.folding import fold, prepare
-from subsense.modalities import Combination, Modalities
-from subsense.model import RobustModel, adapt
-from subsense.plan import Plan, plan
-from subsense.recipe import LOSSES, Loss, Recipe, load_recipe
-from subsense.results import Column, Results
-from subsense.training import TrainingReport, train
+from subsense.recipe import LOSSES, Fit, Loss, Recipe, load_recipe
+from subsense.results import Column
+from subsense.training import TrainingReport
 
-FORMS = (".md", ".png", ".html")
+REPORTS = (".md", ".png", ".html")
 NUM_EXAMPLES = 6
 
 
@@ -63,14 +55,14 @@ class Job:
         return self.folder / "adapters"
 
     @property
-    def state(self) -> Path:
-        """Give the folder from which a stopped training goes on."""
-        return self.folder / "training"
-
-    @property
-    def finished(self) -> Path:
+    def trained(self) -> Path:
         """Give the file which says that the adapter sets are complete, and what they were trained with."""
         return self.folder / "trained.json"
+
+    @property
+    def state(self) -> Path:
+        """Give the folder from which a stopped training goes on; it is there while one is under way."""
+        return self.folder / "state"
 
     @property
     def results_file(self) -> Path:
@@ -79,15 +71,15 @@ class Job:
 
     @cached_property
     def data(self) -> data.Data:
-        """Load the data once; raise `DataError` where they are not there, `RecipeError` where the recipe doesn't fit them."""
+        """Load the data once; raise `DataError` where they are absent, `RecipeError` where the recipe doesn't fit."""
         loaded = _load_data(self.recipe, self.root)
         _check_combinations(self.name, self.recipe, loaded)
         return loaded
 
     @property
-    def modalities(self) -> Modalities:
+    def modalities(self) -> Mapping[str, Any]:
         """Give the modalities that the recipe declares, or else the data's."""
-        return Modalities(self.recipe.adapt.modalities or self.data.modalities)
+        return self.recipe.adapt.modalities or self.data.modalities
 
     def batches(self, size: int) -> DataLoader[Any]:
         """Give the training samples in shuffled batches; the order comes from the seed."""
@@ -99,13 +91,15 @@ class Job:
         return DataLoader(self.data.test, self.recipe.evaluate.batch_size)
 
 
-def open_job(name: str, root: Path | None = None, output: Path | None = None, changes: Iterable[str] | None = None) -> Job:
+def open_job(
+    name: str, root: Path | None = None, output: Path | None = None, changes: Iterable[str] | None = None
+) -> Job:
     """Read a recipe; command line options go before what it says. Raise `RecipeError` where it is at fault."""
     recipe = load_recipe(name, changes or ())
     return Job(name, recipe, root, output or Path(recipe.output))
 
 
-# ------------------------------------------------------------------------------------------------ what the recipe names
+# ---- what the recipe names
 
 
 def _load_data(recipe: Recipe, root: Path | None) -> data.Data:
@@ -116,13 +110,13 @@ def _load_data(recipe: Recipe, root: Path | None) -> data.Data:
         return data.load(part.name, **options)
     made = import_factory(part.name)(**options)
     if not isinstance(made, data.Data):
-        raise DataError(f"{part.name}: expected it to return a subsense.data.Data, but found {type(made).__name__}")
+        raise ss.DataError(f"{part.name}: expected it to return a subsense.data.Data, but found {type(made).__name__}")
     return made
 
 
 def _check_combinations(name: str, recipe: Recipe, loaded: data.Data) -> None:
     """Refuse combinations that the modalities do not have, all of them at once."""
-    modalities = Modalities(recipe.adapt.modalities or loaded.modalities)
+    modalities = ss.Modalities(recipe.adapt.modalities or loaded.modalities)
     given = {
         "adapt.combinations": recipe.adapt.combinations,
         "evaluate.combinations": recipe.evaluate.combinations,
@@ -132,27 +126,27 @@ def _check_combinations(name: str, recipe: Recipe, loaded: data.Data) -> None:
         f"{key}: {fault}" for key, asked in given.items() if asked != "all" for fault in _faults(modalities, asked)
     ]
     if faults:
-        raise RecipeError(name, faults)
+        raise ss.RecipeError(name, faults)
 
 
-def _faults(modalities: Modalities, asked: Iterable[str]) -> Iterator[str]:
+def _faults(modalities: ss.Modalities, asked: Iterable[str]) -> Iterator[str]:
     for combination in asked:
         try:
             modalities.combination(combination)
-        except ModalityError as error:
+        except ss.ModalityError as error:
             yield str(error)
 
 
-def fresh_network(recipe: Recipe, seed: int | None = None) -> nn.Module:
+def fresh_network(recipe: Recipe) -> nn.Module:
     """Make the recipe's network with weights drawn from its seed; torch's own generator is left as it was."""
     part = recipe.network
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed if seed is None else seed)
+        torch.manual_seed(recipe.seed)
         if part.name in zoo.NETWORKS:
             return zoo.build(part.name, **part.options)
         made = import_factory(part.name)(**part.options)
     if not isinstance(made, nn.Module):
-        raise RecipeError(part.name, [f"expected it to return a torch.nn.Module, but found {type(made).__name__}"])
+        raise ss.RecipeError(part.name, [f"expected it to return a torch.nn.Module, but found {type(made).__name__}"])
     return made
 
 
@@ -167,41 +161,53 @@ def make_methods(recipe: Recipe) -> list[Adapter]:
     return [METHODS[method.name](**method.options) for method in recipe.adapt.method]
 
 
-# ------------------------------------------------------------------------------------------------- from network to sets
-
-
-def adapt_network(job: Job, network: nn.Module) -> RobustModel:
-    """Adapt a network as the recipe says; nothing is trained yet."""
-    part = job.recipe.adapt
-    return adapt(
-        network,
-        job.modalities,
-        call=_make_call(job.recipe),
-        method=make_methods(job.recipe),
-        sharing=part.sharing,
-        combinations=part.combinations,
-        fill=Mean(job.batches(job.recipe.evaluate.batch_size)) if part.fill == "mean" else part.fill,
-        untrained=part.untrained,
-        include=part.include,
-        exclude=part.exclude,
-        seed=job.recipe.seed,
-    )
-
-
-def _make_call(recipe: Recipe) -> CallSpec:
+def make_call(recipe: Recipe) -> CallSpec:
+    """Give how the network is called, a function imported where the recipe names one."""
     call = recipe.adapt.call
     return import_factory(call) if isinstance(call, str) and ":" in call else call
 
 
-def pretrain(job: Job, *, resume: bool = False) -> nn.Module:
-    """Give the network with its weights: from the checkpoint, from an earlier run, or by training it on all modalities."""
-    if job.recipe.network.checkpoint or (resume and job.network_file.exists()):
+# ---- from network to sets
+
+
+def plan_network(recipe: Recipe) -> ss.Plan:
+    """Find the sites of the recipe's network; raise `PlanError` before anything is trained."""
+    part = recipe.adapt
+    return ss.plan(fresh_network(recipe), make_methods(recipe), include=part.include, exclude=part.exclude)
+
+
+def check(job: Job) -> None:
+    """Find out what is wrong with recipe, network and data before anything is changed."""
+    plan_network(job.recipe)
+    job.data  # noqa: B018 - loading it checks it
+
+
+def start(job: Job) -> None:
+    """Make room for a new training; raise `TrainingError` where a stopped one would be lost."""
+    if job.state.exists():
+        raise ss.TrainingError(
+            f"{job.state} holds a training that was stopped: go on with --resume, or write elsewhere with --output, "
+            "or delete it"
+        )
+    job.network_file.unlink(missing_ok=True)
+    job.trained.unlink(missing_ok=True)
+
+
+def is_trained(job: Job) -> bool:
+    """Say whether the adapter sets of this very recipe are complete."""
+    return job.trained.exists() and job.trained.read_text("utf-8") == _origin_of_sets(job.recipe)
+
+
+def pretrain(job: Job) -> nn.Module:
+    """Give the network with its weights: from a file where there is one, else trained on all modalities and saved."""
+    if job.recipe.network.checkpoint or job.network_file.exists():
         return pretrained(job)
     part = job.recipe.pretrain
     assert part is not None, "the schema asks for pretrain where there is no checkpoint"
-    robust = adapt_network(job, fresh_network(job.recipe))
     note(f"training {job.recipe.network.name} on all modalities, {part.epochs} epochs")
-    network = _dedicated(job, robust, robust.modalities.complete)
+    network = fresh_network(job.recipe)
+    settings = _settings(job, part, folder=job.state / "pretrain", resume=True)
+    baselines.pretrain(network, job.modalities, call=make_call(job.recipe), **settings)
     write_weights(network, job.network_file, _origin(job.recipe))
     return network
 
@@ -214,8 +220,57 @@ def pretrained(job: Job) -> nn.Module:
     elif job.network_file.exists():
         read_weights(network, job.network_file, _origin(job.recipe))
     else:
-        raise MissingFile(f"{job.network_file}: no such file; first run: subsense train {job.name}")
+        raise ss.MissingFile(f"{job.network_file}: no such file; first run: subsense train {job.name}")
     return network
+
+
+def adapt_network(job: Job, network: nn.Module) -> ss.RobustModel:
+    """Adapt a network as the recipe says; nothing is trained yet."""
+    part = job.recipe.adapt
+    return ss.adapt(
+        network,
+        job.modalities,
+        call=make_call(job.recipe),
+        method=make_methods(job.recipe),
+        sharing=part.sharing,
+        combinations=part.combinations,
+        fill=ss.Mean(job.batches(job.recipe.evaluate.batch_size)) if part.fill == "mean" else part.fill,
+        untrained=part.untrained,
+        include=part.include,
+        exclude=part.exclude,
+        seed=job.recipe.seed,
+    )
+
+
+def train_sets(job: Job, robust: ss.RobustModel) -> TrainingReport:
+    """Train the adapter sets as the recipe says, from where a stopped training is; save them."""
+    part = job.recipe.train
+    note(f"training the adapter sets of {len(robust.combinations)} combinations, {part.strategy}, {part.epochs} epochs")
+    settings = _settings(job, part, folder=job.state / "train", resume=True)
+    report = ss.train(robust, strategy=part.strategy, **settings)
+    ss.save(robust, job.adapters)
+    job.trained.write_text(_origin_of_sets(job.recipe), "utf-8")
+    rmtree(job.state)
+    return report
+
+
+def load_sets(job: Job, network: nn.Module) -> ss.RobustModel:
+    """Load the adapter sets that `train_sets` saved; raise `CheckpointError` where there are none of this recipe."""
+    if not job.trained.exists():
+        raise ss.MissingFile(f"{job.trained}: no such file; first run: subsense train {job.name}")
+    if not is_trained(job):
+        raise ss.CheckpointError(
+            f"{job.adapters}: trained by a recipe with another seed, adapt or train; run `subsense train` again, or "
+            "choose another --output"
+        )
+    call = make_call(job.recipe)
+    return ss.load(job.adapters, network, call=call if callable(call) else None)
+
+
+def _settings(job: Job, part: Fit, **more: Any) -> dict[str, Any]:
+    """Give the keywords that all functions which train share."""
+    return {"loader": job.batches(part.batch_size), "loss": make_loss(part.loss), "seed": job.recipe.seed,
+            "progress": sys.stderr.isatty(), **part.options, **more}  # fmt: skip
 
 
 def _origin(recipe: Recipe) -> str:
@@ -224,182 +279,118 @@ def _origin(recipe: Recipe) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def train_sets(job: Job, robust: RobustModel, *, resume: bool = False) -> TrainingReport:
-    """Train the adapter sets as the recipe says, and save them."""
-    part = job.recipe.train
-    job.finished.unlink(missing_ok=True)
-    note(f"training the adapter sets of {len(robust.combinations)} combinations, {part.strategy}, {part.epochs} epochs")
-    report = train(
-        robust,
-        job.batches(part.batch_size),
-        loss=make_loss(part.loss),
-        strategy=part.strategy,
-        seed=job.recipe.seed,
-        folder=job.state,
-        resume=resume,
-        **part.options,
-    )
-    save_adapters(robust, job.adapters)
-    job.finished.write_text(_sets_origin(job.recipe), "utf-8")
-    return report
-
-
-def clear_state(job: Job) -> None:
-    """Make room for a new training; raise `TrainingError` where a stopped one would be lost."""
-    if not job.state.exists():
-        return
-    if not job.finished.exists():
-        raise TrainingError(
-            f"{job.state} holds a training that was stopped: go on with --resume, write elsewhere with --output, or delete it"
-        )
-    rmtree(job.state)
-
-
-def load_sets(job: Job, network: nn.Module) -> RobustModel:
-    """Load the adapter sets that `train_sets` saved; raise `CheckpointError` where there are none of this recipe."""
-    if not job.finished.exists():
-        raise MissingFile(f"{job.finished}: no such file; first run: subsense train {job.name}")
-    if job.finished.read_text("utf-8") != _sets_origin(job.recipe):
-        raise CheckpointError(f"{job.adapters}: trained by a recipe with another seed, adapt or train; run `subsense train` "
-                              "again, or choose another --output")  # fmt: skip
-    call = _make_call(job.recipe)
-    return load_adapters(job.adapters, network, call=call if callable(call) else None)
-
-
-def _sets_origin(recipe: Recipe) -> str:
+def _origin_of_sets(recipe: Recipe) -> str:
     """Say as JSON what adapter sets depend on, besides the network."""
     return recipe.model_dump_json(include={"seed", "adapt", "train"}, indent=2)
 
 
-# ----------------------------------------------------------------------------------------------------------- measuring
+# ---- measuring
 
 
 def measure(
-    job: Job, robust: RobustModel, columns: Collection[Column] = ("pretrained", "adapted"), baselines: bool = True
-) -> Results:
-    """Measure what the recipe asks for; its baselines are trained first."""
+    job: Job, robust: ss.RobustModel, columns: Collection[Column] = ("pretrained", "adapted"), compare: bool = True
+) -> ss.Results:
+    """Measure what the recipe asks for; the baselines to compare with are trained first."""
     part = job.recipe.evaluate
-    return evaluate(
+    return ss.evaluate(
         robust,
         job.test_batches(),
-        metric=metrics.build(part.metric or job.data.metric, job.data.num_classes),
+        metric=metrics.build(part.metric or job.data.metric),
         combinations=part.combinations,
         columns=columns,
-        dedicated=train_dedicated(job, robust) if baselines else None,
-        finetuned=finetune(job, robust) if baselines else None,
+        dedicated=train_dedicated(job, robust) if compare else None,
+        finetuned=finetune(job, robust) if compare else None,
         seed=job.recipe.seed,
         title=job.data.name,
     )
 
 
-def train_dedicated(job: Job, robust: RobustModel) -> dict[str, nn.Module]:
-    """Train a network for each combination that the recipe wants one for; the complete one's is the network itself."""
-    asked = job.recipe.evaluate.dedicated
-    if asked is None:
+def train_dedicated(job: Job, robust: ss.RobustModel) -> dict[str, nn.Module]:
+    """Train a network for each combination that the recipe wants one for."""
+    asked, part = job.recipe.evaluate.dedicated, job.recipe.pretrain
+    if asked is None or part is None:
         return {}
-    chosen = robust.modalities.incomplete() if asked == "all" else [robust.modalities.combination(one) for one in asked]
+    chosen = robust.modalities.select(asked)
     networks = {}
     for number, combination in enumerate(chosen, 1):
-        note(f"training a network for {combination} alone ({number} of {len(chosen)})")
-        networks[str(combination)] = _dedicated(job, robust, combination)
+        note(f"training a network for {combination} alone ({number} of {len(chosen)}), {part.epochs} epochs")
+        settings = _settings(job, part)
+        make = lambda: fresh_network(job.recipe)  # noqa: E731
+        networks[str(combination)] = ss.train_dedicated(robust, make, combination=combination, **settings)
     return networks
 
 
-def _dedicated(job: Job, robust: RobustModel, combination: Any) -> nn.Module:
-    part = job.recipe.pretrain
-    assert part is not None, "the schema asks for pretrain where dedicated networks are wanted"
-    return train_alone(
-        robust,
-        lambda: fresh_network(job.recipe),
-        job.batches(part.batch_size),
-        combination,
-        loss=make_loss(part.loss),
-        seed=job.recipe.seed,
-        **part.options,
-    )
-
-
-def finetune(job: Job, robust: RobustModel) -> nn.Module | None:
+def finetune(job: Job, robust: ss.RobustModel) -> nn.Module | None:
     """Fine-tune a copy of the whole network with modality dropout, where the recipe wants it."""
     part = job.recipe.evaluate.finetuned
     if part is None:
         return None
     note(f"fine-tuning the whole network with modality dropout, {part.epochs} epochs")
-    return finetune_network(
-        robust, job.batches(part.batch_size), loss=make_loss(part.loss), seed=job.recipe.seed, **part.options
-    )
+    return ss.finetune(robust, **_settings(job, part))
 
 
-# ------------------------------------------------------------------------------------------------------------- showing
+def check_kept(job: Job, robust: ss.RobustModel) -> dict[str, str]:
+    """Load everything back from the files and fold every set; say how the outputs on a test batch compare."""
+    inputs = next(iter(job.test_batches()))[0]
+    robust, loaded = robust.eval(), load_sets(job, pretrained(job)).eval()
+    with torch.no_grad():
+        same = all(
+            torch.equal(*(_output(one, inputs, what) for one in (robust, loaded))) for what in robust.combinations
+        )
+        distance = max(_fold_distance(robust, inputs, what) for what in robust.combinations)
+    return {
+        "loaded": "outputs are equal" if same else "OUTPUTS DIFFER",
+        "folded": f"outputs differ by at most {distance:.1e} of the greatest",
+    }
 
 
-def plan_network(recipe: Recipe) -> Plan:
-    """Find the sites of the recipe's network; raise `PlanError` before anything is trained."""
-    part = recipe.adapt
-    return plan(fresh_network(recipe), make_methods(recipe), include=part.include, exclude=part.exclude)
+def _output(robust: ss.RobustModel, inputs: Mapping[str, Any], combination: ss.Combination) -> Any:
+    return robust({name: inputs[name] for name in combination})
 
 
-def describe(job: Job, robust: RobustModel) -> str:
+def _fold_distance(robust: ss.RobustModel, inputs: Mapping[str, Any], combination: ss.Combination) -> float:
+    args, kwargs = ss.prepare(robust, {name: inputs[name] for name in combination})
+    expected = _output(robust, inputs, combination)
+    found = ss.fold(robust, combination).eval()(*args, **kwargs)
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+# ---- showing and shipping
+
+
+def describe(job: Job, robust: ss.RobustModel) -> str:
     """Say what was adapted and how, in two lines."""
     planned = robust.plan
     methods = ", ".join(adapter.name for adapter in planned.adapters)
-    num_rows = len(robust.router.row_names)
     return "\n".join([
         f"network   {job.recipe.network.name}, {planned.network_parameters:,} parameters, frozen",
-        f"adapters  {methods} at {len(planned.sites)} sites, {robust.sharing} sharing: {num_rows} rows of "
-        f"{planned.parameters_per_row:,} parameters serve {len(robust.combinations)} combinations",
+        f"adapters  {methods} at {len(planned.sites)} sites, {robust.sharing} sharing: {len(robust.router.row_names)} "
+        f"rows of {planned.parameters_per_row:,} parameters serve {len(robust.combinations)} combinations",
     ])  # fmt: skip
 
 
-def write_reports(job: Job, robust: RobustModel, results: Results) -> list[Path]:
+def write_reports(job: Job, robust: ss.RobustModel, results: ss.Results) -> list[Path]:
     """Write results as JSON, Markdown, picture and page into the job's folder."""
-    examples = reporting.collect_examples(robust, _show_samples(job.data.test), class_names=job.data.class_names)
-    files = [reporting.report(results, job.results_file.with_suffix(suffix), examples) for suffix in FORMS]
+    examples = reporting.collect_examples(robust, _spread(job.data.test), class_names=job.data.class_names)
+    files = [reporting.report(results, job.results_file.with_suffix(suffix), examples) for suffix in REPORTS]
     return [results.save(job.results_file), *files]
 
 
-def _show_samples(samples: Any) -> list[Any]:
-    """Choose some samples, spread evenly."""
+def _spread(samples: Any) -> list[Any]:
+    """Choose some samples from all over a data set."""
     count = min(NUM_EXAMPLES, len(samples))
     return [samples[index * len(samples) // count] for index in range(count)]
 
 
-def check_kept(job: Job, robust: RobustModel) -> dict[str, str]:
-    """Load everything back from the files and fold every set; say how the outputs on a test batch compare."""
-    inputs = next(iter(job.test_batches()))[0]
-    loaded = load_sets(job, pretrained(job))
-    robust.eval(), loaded.eval()
-    with torch.no_grad():
-        same = all(torch.equal(*(_output(one, inputs, what) for one in (robust, loaded))) for what in robust.combinations)
-        distance = max(_fold_distance(robust, inputs, what) for what in robust.combinations)
-    count = len(robust.combinations)
-    return {
-        f"loaded, {count} combinations": "outputs are equal" if same else "OUTPUTS DIFFER",
-        f"folded, {count} combinations": f"outputs differ by {distance:.1e} of the greatest at most",
-    }
-
-
-def _output(robust: RobustModel, inputs: Mapping[str, Any], combination: Combination) -> Any:
-    return robust({name: inputs[name] for name in combination})
-
-
-def _fold_distance(robust: RobustModel, inputs: Mapping[str, Any], combination: Combination) -> float:
-    args, kwargs = prepare(robust, {name: inputs[name] for name in combination})
-    expected = _output(robust, inputs, combination)
-    found = fold(robust, combination).eval()(*args, **kwargs)
-    return float((found - expected).abs().max() / expected.abs().max())
-
-
-def write_folded(job: Job, robust: RobustModel, combination: str, file: Path) -> nn.Module:
-    """Fold a combination and write it in the form that the file's ending names."""
+def write_folded(job: Job, robust: ss.RobustModel, combination: str, file: Path) -> None:
+    """Fold a combination's set and write the network in the form that the file's ending names."""
     match file.suffix:
         case ".onnx":
-            return fold(robust, combination, onnx=file, example=_one_row(job))
+            ss.fold(robust, combination, onnx=file, example=_one_row(job))
         case ".pt2":
-            return fold(robust, combination, export=file, example=_one_row(job))
-    folded = fold(robust, combination)
-    write_weights(folded, file, f"{job.name}: {robust.modalities.combination(combination)}")
-    return folded
+            ss.fold(robust, combination, export=file, example=_one_row(job))
+        case _:
+            write_weights(ss.fold(robust, combination), file, f"folded: {combination}")
 
 
 def _one_row(job: Job) -> Any:

@@ -7,7 +7,7 @@ from subsense.cli.console import say, say_json
 
 
 def plan(recipe: RecipeName, changes: Changes = None, as_json: Json = False) -> None:
-    """Show the sites of a recipe's network: adapters, parameters, and what is out of reach. Needs neither data nor weights."""
+    """Show where adapters would act in a recipe's network, and what is out of reach. Needs neither data nor weights."""
     from subsense.cli.pipeline import plan_network
     from subsense.recipe import load_recipe
 

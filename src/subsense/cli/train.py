@@ -14,7 +14,9 @@ def train(
     recipe: RecipeName,
     root: Root = None,
     output: Output = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what was stopped, and keep a network that is trained already.")
+    ] = False,
     changes: Changes = None,
     as_json: Json = False,
 ) -> None:
@@ -22,11 +24,11 @@ def train(
     from subsense.cli import pipeline
 
     job = pipeline.open_job(recipe, root, output, changes)
-    pipeline.plan_network(job.recipe)
+    pipeline.check(job)
     if not resume:
-        pipeline.clear_state(job)
-    robust = pipeline.adapt_network(job, pipeline.pretrain(job, resume=resume))
-    report = pipeline.train_sets(job, robust, resume=resume)
+        pipeline.start(job)
+    robust = pipeline.adapt_network(job, pipeline.pretrain(job))
+    report = pipeline.train_sets(job, robust)
     if as_json:
         say_json({"adapters": str(job.adapters), "training": report.as_dict()})
         return

@@ -11,7 +11,9 @@ from subsense.cli.console import complain, say, say_json
 
 
 def validate(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files, or names of shipped recipes.")],
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE...", help="Recipe files, or names of shipped recipes.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Check recipes and report all their faults at once. Exit code 2 where there is one."""

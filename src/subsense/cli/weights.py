@@ -1,12 +1,10 @@
-"""The network's own weights in files: safetensors, or what `torch.load` reads without running code. No pickle."""
+"""The network's own weights in a file: safetensors, no pickle."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
@@ -27,45 +25,40 @@ def write_weights(network: nn.Module, path: Path, origin: str) -> None:
 
 
 def read_weights(network: nn.Module, path: Path, origin: str | None = None) -> None:
-    """Load weights into a network.
+    """Load weights into a network, which stays as it was where they don't fit.
 
     Args:
-        network: changed in place, unless an error is raised.
-        path: `.safetensors`, or a file of `torch.save` that holds nothing but a state dict.
+        network: gets the weights.
+        path: a safetensors file with the names and shapes of the network's `state_dict`.
         origin: what the weights must depend on, as `write_weights` was told; None: whatever.
 
     Raises:
-        CheckpointError: no such file, not readable, made by another recipe, or tensors that don't fit, with their names.
+        MissingFile, DamagedFile: no such file, or no safetensors.
+        CheckpointError: made by another recipe.
+        ForeignTensor: names or shapes that aren't the network's, with the first few.
     """
-    if not path.is_file():
-        raise MissingFile(f"{path}: no such file; expected the network's weights (network.checkpoint)")
-    if origin is not None and _origin(path) != origin:
-        raise CheckpointError(f"{path}: written by a recipe with another seed, network, data or pretrain; run `subsense "
-                              "train` again, without --resume, or choose another --output")  # fmt: skip
-    tensors = _read(path)
+    tensors, found = _read(path)
+    if origin is not None and found != origin:
+        raise CheckpointError(
+            f"{path}: written by a recipe with another seed, network, data or pretrain; run `subsense train` again, "
+            "without --resume, or choose another --output"
+        )
     _check(network, tensors, path)
     network.load_state_dict(tensors)
 
 
-def _origin(path: Path) -> str | None:
+def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    if not path.is_file():
+        raise MissingFile(f"{path}: no such file; expected the network's weights")
     try:
         with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get(ORIGIN)
+            origin = (file.metadata() or {}).get(ORIGIN)
+        return load_file(path), origin
     except (SafetensorError, OSError) as error:
-        raise DamagedFile(f"{path}: expected safetensors, but it can't be read ({error})") from None
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the damage leads to
-        raise DamagedFile(f"{path}: expected a state dict as safetensors, or written by torch.save with nothing but tensors "
-                          f"in it; but it can't be read ({str(error).splitlines()[0]})") from None  # fmt: skip
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise DamagedFile(f"{path}: expected a state dict (name -> tensor), but found {type(content).__name__}")
-    return dict(content)
+        raise DamagedFile(
+            f"{path}: expected the network's state_dict as safetensors, but it can't be read ({error}). A file written "
+            "by torch.save is converted with safetensors.torch.save_file(network.state_dict(), ...)"
+        ) from None
 
 
 def _check(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

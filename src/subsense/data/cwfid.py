@@ -24,7 +24,7 @@ CHANNELS = ("red", "nir")
 CLASS_NAMES = ("soil", "crop", "weed")
 
 
-def cwfid(root: str | Path | None = None, *, size: tuple[int, int] = (160, 216), mirrored: bool = False) -> Data:
+def cwfid(root: str | Path | None = None, *, size: Sequence[int] = (160, 216), mirrored: bool = False) -> Data:
     """Load the scenes of `root/cwfid/`: 39 to train, 21 to test.
 
     Each channel is standardised with mean and deviation of the training scenes alone.
@@ -33,7 +33,7 @@ def cwfid(root: str | Path | None = None, *, size: tuple[int, int] = (160, 216),
         root: the folder that holds `cwfid/`.
         size: height and width in pixels that images (area-averaged) and labels (nearest) are resized to. The files are
             (320, 432); the default, a quarter of the pixels, lets a small network train in minutes on two cores.
-        mirrored: add to the training scenes their mirror images, left to right, upside down and both: 156 in place of 39.
+        mirrored: add to the 39 training scenes their mirror images, left to right, upside down and both: 156 samples.
 
     Raises:
         DataError: a file is absent or damaged, a scene is in both parts, a size is not positive.
@@ -43,18 +43,17 @@ def cwfid(root: str | Path | None = None, *, size: tuple[int, int] = (160, 216),
     train, test = _scenes(folder)
     locate("cwfid", root, "cwfid", [f"{kind}/{n}.png" for n in train + test for kind in (*CHANNELS, "label")], SOURCE)
     images = {name: _standardised(folder / name, train, test, size) for name in CHANNELS}
-    parts = [
+    training, testing = (
         Samples(
-            {name: tensors[number] for name, tensors in images.items()}, _labels(folder / "label", scenes, size), scenes
+            {name: parts[number] for name, parts in images.items()}, _labels(folder / "label", scenes, size), scenes
         )
         for number, scenes in enumerate((train, test))
-    ]
-    height, width = size
+    )
     return Data(
         name="cwfid",
-        modalities=dict.fromkeys(CHANNELS, f"1 {height} {width}"),
-        train=_with_mirror_images(parts[0]) if mirrored else parts[0],
-        test=parts[1],
+        modalities=dict.fromkeys(CHANNELS, f"1 {size[0]} {size[1]}"),
+        train=_with_mirror_images(training) if mirrored else training,
+        test=testing,
         task="segmentation",
         class_names=CLASS_NAMES,
         metric="miou",
@@ -88,24 +87,24 @@ def _words(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split()
 
 
-def _standardised(folder: Path, train: list[str], test: list[str], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _standardised(folder: Path, train: list[str], test: list[str], size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Read one channel as (num_scenes, 1, H, W) for both parts."""
     images = _stack(folder, train + test, size, Image.Resampling.BOX).float().unsqueeze(1)
     return standardise(images[: len(train)], images[len(train) :], axes=(0, 2, 3))
 
 
-def _labels(folder: Path, scenes: list[str], size: tuple[int, int]) -> Tensor:
+def _labels(folder: Path, scenes: list[str], size: Sequence[int]) -> Tensor:
     labels = _stack(folder, scenes, size, Image.Resampling.NEAREST).long()
     if int(labels.max()) >= len(CLASS_NAMES):
         raise DataError(f"{folder}: expected labels 0 to {len(CLASS_NAMES) - 1}, but found {int(labels.max())}.")
     return labels
 
 
-def _stack(folder: Path, scenes: list[str], size: tuple[int, int], resampling: Image.Resampling) -> Tensor:
+def _stack(folder: Path, scenes: list[str], size: Sequence[int], resampling: Image.Resampling) -> Tensor:
     return torch.stack([_read(folder / f"{scene}.png", size, resampling) for scene in scenes])
 
 
-def _read(path: Path, size: tuple[int, int], resampling: Image.Resampling) -> Tensor:
+def _read(path: Path, size: Sequence[int], resampling: Image.Resampling) -> Tensor:
     """Read a grey image as uint8 (H, W), resized."""
     try:
         with Image.open(path) as image:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from subsense.errors import ResultsError, closest
-from subsense.reporting.examples import Examples
+from subsense.reporting.examples import Example, Examples, Input, Prediction, collect_examples
 from subsense.results import Results
 
 __all__ = ["Example", "Examples", "Input", "Prediction", "collect_examples", "report"]

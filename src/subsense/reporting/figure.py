@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -57,7 +56,7 @@ def _draw_table(axes: Axes, results: Results, rows: list[Row]) -> None:
     for y, row in enumerate(rows):
         for x, column in enumerate(results.columns):
             value = getattr(row, column)
-            colour = "#555555" if value is None else _ink(image.to_rgba(value))
+            colour = "#555555" if value is None else _ink(*image.cmap(image.norm(value))[:3])
             axes.text(x, y, results.show(value), ha="center", va="center", color=colour, fontsize=9.5)
     axes.set_yticks(range(len(rows)), [_plain(row.combination) for row in rows], fontsize=9.5)
     axes.set_xticks(range(len(results.columns)), [COLUMNS[column] for column in results.columns], fontsize=9.5)
@@ -117,9 +116,8 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _ink(colour: Sequence[float]) -> str:
+def _ink(red: float, green: float, blue: float) -> str:
     """Choose black or white for text on a colour."""
-    red, green, blue = colour[:3]
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
 
 

@@ -74,7 +74,7 @@ class _Table:
         self.results = results
         rows = [*results.rows, *([results.summary] if results.summary else [])]
         values = [getattr(row, column) for row in rows for column in results.columns]
-        finite = [value for value in values if value is not None and math.isfinite(value)] or [0.0]
+        finite: list[float] = [value for value in values if _finite(value) is not None] or [0.0]
         self.low, self.high = min(finite), max(finite)
 
     def line(self, row: Row) -> Line:
@@ -104,12 +104,15 @@ class _Table:
     def _heat(self, value: float | None) -> float | None:
         if value is None or not math.isfinite(value):
             return None
-        share = (value - self.low) / ((self.high - self.low) or 1)
+        share = self._share(value)
         return round(share if self.results.higher_is_better else 1 - share, 3)
 
     def _place(self, value: float) -> float:
         """Give a place in percent, with a margin at both ends."""
-        return round(2 + 96 * (value - self.low) / ((self.high - self.low) or 1), 3)
+        return round(2 + 96 * self._share(value), 3)
+
+    def _share(self, value: float) -> float:
+        return (value - self.low) / ((self.high - self.low) or 1.0)
 
 
 def _round_step(span: float) -> float:
@@ -142,10 +145,13 @@ def _plain(examples: Examples) -> dict[str, object]:
     return plain
 
 
-
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2")

@@ -112,7 +112,7 @@ def train(
     parts = tuple(Part(group, Drawer(robust.modalities, group, weights)) for group in groups)
     facts = {"strategy": strategy, "network": robust.network_fingerprint()} if folder else {}
     report = fit(Run(Adapters(robust, dropout), loader, objective, parts, options, validation, facts))
-    robust.mark_trained(asked)
+    robust.mark_trained(one for one in asked if report.rows[str(one)])
     return report
 
 
@@ -156,8 +156,8 @@ def _check_strategy(robust: RobustModel, strategy: str, weights: object) -> None
     if strategy == "joint":
         return
     if robust.sharing != "independent":
-        raise TrainingError(f"strategy 'separate' needs sharing='independent', but found {robust.sharing!r}, whose rows "
-                            "are shared: training one combination would change the others; use strategy='joint'")  # fmt: skip
+        raise TrainingError(f"strategy 'separate' needs sharing='independent', but found {robust.sharing!r}: its rows "
+                            "are shared, so one combination would change the others; use strategy='joint'")  # fmt: skip
     if any(map(is_fill, robust.adapter_parameters())):
         raise TrainingError("strategy 'separate' can't train a learned fill, which is shared; use strategy='joint'")
     if weights is not None:

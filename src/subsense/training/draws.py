@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subsense.errors import InputError, ModalityError, TrainingError
+from subsense.errors import InputError, ModalityError, TrainingError, closest
 from subsense.modalities import Combination, CombinationLike, Modalities
 
 
@@ -99,6 +99,11 @@ def split(batch: Any) -> tuple[Mapping[str, Any], Any]:
 
 def available(modalities: Modalities, inputs: Mapping[str, Any]) -> Tensor:
     """Give what each row has, bool (batch, modality): what was passed, less what ``"present"`` says is missing."""
+    for name in inputs:
+        if name not in modalities and name != "present":
+            known = ", ".join(modalities)
+            raise InputError(f"a batch of the loader: unknown modality {name!r}; the modalities are {known}."
+                             f"{closest(str(name), modalities)}")  # fmt: skip
     passed = torch.tensor([inputs.get(name) is not None for name in modalities])
     present = inputs.get("present")
     if present is None:

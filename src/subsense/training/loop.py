@@ -14,7 +14,7 @@ from torch import Tensor
 
 from subsense.errors import TrainingError
 from subsense.training.processes import Processes
-from subsense.training.randomness import derive_seed, generators_of, random_state_kept, seed_everything
+from subsense.training.randomness import random_state_kept, seed_everything, seed_loader
 from subsense.training.report import Epoch, TrainingReport, best_epoch
 from subsense.training.run import Position, Run, length_of
 from subsense.training.state import check_vacant, load_state, save_state
@@ -42,7 +42,8 @@ class _Loop:
     def __init__(self, run: Run) -> None:
         self._run, self._options, self._trainee = run, run.options, run.trainee
         self._processes = Processes(run.options)
-        self._loader = self._processes.share(run.loader)
+        with random_state_kept():
+            self._loader = self._processes.share(run.loader)
         length = length_of(self._loader)
         self._steps = None if length is None else ceil(length / run.options.accumulate) * run.options.epochs
         self._position = Position()
@@ -60,6 +61,7 @@ class _Loop:
             stack.enter_context(modes_kept(self._trainee.module))
             stack.callback(self._forget)
             self._trainee.module.to(self._processes.device)
+            self._run.objective.move(self._processes.device)
             self._restore(*kept) if kept else self._processes.agree(self._tensors().values())
             stack.enter_context(self._processes.tracking())
             total, done = self._steps and self._steps * len(self._run.parts), self._position.total_steps
@@ -136,8 +138,7 @@ class _Loop:
         All processes fetch under the same seed, since their samplers have to agree.
         """
         seed, epoch, first = self._options.seed, self._position.epoch, self._position.batch
-        for generator in generators_of(self._loader):
-            generator.manual_seed(derive_seed(seed, "loader", epoch))
+        seed_loader(self._loader, epoch, seed, "loader")
         seed_everything(seed, "epoch", epoch)
         iterator, index = iter(self._loader), 0
         while True:
@@ -160,14 +161,14 @@ class _Loop:
         return [Epoch(**record) for record in self._position.history if record["part"] == self._position.part]
 
     def _is_patience_over(self) -> bool:
-        epochs, validation = self._epochs(), self._run.validation
-        if not (self._options.patience and validation and epochs):
+        validation, patience = self._run.validation, self._options.patience
+        if not (validation and patience and (epochs := self._epochs())):
             return False
-        return len(epochs) - best_epoch(epochs, validation.higher_is_better).epoch >= self._options.patience
+        return len(epochs) - best_epoch(epochs, validation.higher_is_better).epoch >= patience
 
     def _last_metric(self) -> dict[str, str]:
-        epochs, validation = self._epochs(), self._run.validation
-        return {validation.name: f"{epochs[-1].metric:.4f}"} if validation and epochs else {}
+        validation, history = self._run.validation, self._position.history
+        return {validation.name: f"{history[-1]['metric']:.4f}"} if validation and history else {}
 
     def _refuse_epoch(self, stepper: Stepper) -> None:
         wanted = " or ".join(map(str, stepper.part.combinations))
@@ -182,6 +183,7 @@ class _Loop:
             steps=self._position.total_steps,
             seconds=self._seconds(),
             history=tuple(Epoch(**record) for record in self._position.history),
+            rows=dict(self._position.trained),
             metric=validation.name if validation else None,
             higher_is_better=bool(validation and validation.higher_is_better),
         )

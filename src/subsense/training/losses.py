@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from subsense.errors import InputError, TrainingError, closest
@@ -38,6 +38,9 @@ class Objective(Protocol):
     def loss(self, output: Any, goal: Any) -> Tensor:
         """Give the scalar loss."""
 
+    def move(self, device: torch.device) -> None:
+        """Bring what the loss itself holds, such as class weights, to a device."""
+
     def describe(self) -> str:
         """Name the objective; a run is only resumed with the same."""
 
@@ -63,6 +66,10 @@ class TaskLoss:
     def loss(self, output: Any, goal: Any) -> Tensor:
         """Give the task's loss."""
         return self.function(output if self.select is None else self.select(output), goal)
+
+    def move(self, device: torch.device) -> None:
+        """Move the function where it is a module."""
+        _move(self.function, device)
 
     def describe(self) -> str:
         """Name the function."""
@@ -162,6 +169,10 @@ class Distillation:
         task = TaskLoss(self.distill.task, self.select).loss(output, target)
         return (1 - self.distill.task_weight) * distance + self.distill.task_weight * task
 
+    def move(self, device: torch.device) -> None:
+        """Move the task's loss where it is a module."""
+        _move(self.distill.task, device)
+
     def describe(self) -> str:
         """Name temperature, mixture and kind of scores."""
         task = None if self.distill.task is None else name_of(self.distill.task)
@@ -195,6 +206,11 @@ def make_objective(
         wanted = "(output, target) -> scalar, 'distill' or a Distill"
         raise TrainingError(f"loss: expected {wanted}, but found {loss!r}.{near}")
     return TaskLoss(loss, select)
+
+
+def _move(function: Loss | None, device: torch.device) -> None:
+    if isinstance(function, nn.Module):
+        function.to(device)
 
 
 def name_of(function: Callable[..., Any]) -> str:

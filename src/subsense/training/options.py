@@ -81,12 +81,12 @@ class TrainOptions:
 
     def learning_rate(self, step: int, total: int | None) -> float:
         """Give the learning rate of a step counted from 0, of `total` (None: not known, so no share of it either)."""
-        warmup = self.warmup if self.warmup >= 1 or total is None else self.warmup * total
-        if step + 1 < warmup:
+        warmup = math.ceil(self.warmup if self.warmup >= 1 or total is None else self.warmup * total)
+        if step < warmup:
             return self.lr * (step + 1) / warmup
         if self.schedule == "constant" or total is None:
             return self.lr
-        left = 1 - (step - int(warmup)) / max(total - int(warmup), 1)
+        left = 1 - (step - warmup) / max(total - warmup, 1)
         return self.lr * (left**POLY_POWER if self.schedule == "poly" else 0.5 * (1 - math.cos(math.pi * left)))
 
 

@@ -6,6 +6,7 @@ pass to join, and adapters are so small that one sum after it costs nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -47,10 +48,17 @@ class Processes:
         if (kind := self._accelerator.distributed_type.name) in UNSUPPORTED:
             raise TrainingError(f"launched with {kind}, which splits parameters between processes; adapters are small: "
                                 "launch plain processes (accelerate launch --multi_gpu)")  # fmt: skip
+        self._check_count(int(os.environ.get("WORLD_SIZE", 1)))
         self.device: torch.device = self._accelerator.device
         self.index: int = self._accelerator.process_index
         self.count: int = self._accelerator.num_processes
         self._is_bf16 = options.precision == "bf16"
+
+    def _check_count(self, launched: int) -> None:
+        """Refuse processes that would each train alone, into the same folder."""
+        if launched != (seen := self._accelerator.num_processes):
+            raise TrainingError(f"launched as {launched} processes, but accelerate sees {seen}; for several processes "
+                                "on CPUs set ACCELERATE_USE_CPU=true and use torchrun")  # fmt: skip
 
     def share(self, loader: Any) -> Any:
         """Give a loader of this process's share of the batches."""

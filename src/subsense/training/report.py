@@ -41,6 +41,7 @@ class TrainingReport:
         steps: optimiser steps.
         seconds: wall-clock time, earlier sessions of a resumed run included.
         history: every epoch.
+        rows: combination -> rows that it was trained on, over all epochs.
         metric: name of what validation measured; None without validation.
         higher_is_better: its direction.
     """
@@ -49,6 +50,7 @@ class TrainingReport:
     steps: int
     seconds: float
     history: tuple[Epoch, ...]
+    rows: dict[str, int]
     metric: str | None = None
     higher_is_better: bool = False
 
@@ -76,6 +78,8 @@ class TrainingReport:
             what = names[0] if len(names) == 1 else f"{len(names)} combinations"
             metric = "" if best.metric is None else f", {self.metric} {best.metric:.4f}"
             yield f"{what}: loss {best.loss:.4f}{metric}, epoch {best.epoch} of {self._of(best.part)[-1].epoch}"
+        if untrained := [name for name, rows in self.rows.items() if not rows]:
+            yield f"not trained, since no row was drawn for them: {', '.join(untrained)}"
 
     def _of(self, part: int) -> list[Epoch]:
         return [epoch for epoch in self.history if epoch.part == part]

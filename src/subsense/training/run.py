@@ -55,6 +55,7 @@ class Position:
         batch: batches of the epoch that are done, in each process; `step`: steps of the part.
         loss: sum over the epoch's `rows`, of all processes; `dropped`: rows that nothing fits.
         total_steps: steps of all parts.
+        trained: combination -> rows that it was trained on so far.
         seconds: wall-clock time up to when this was kept.
         history: the fields of every `Epoch`.
     """
@@ -68,6 +69,7 @@ class Position:
     dropped: int = 0
     total_steps: int = 0
     seconds: float = 0.0
+    trained: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def next_epoch(self) -> None:

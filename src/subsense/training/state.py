@@ -6,16 +6,16 @@ Randomness is drawn anew from (seed, epoch, batch), so no random state is kept: 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from subsense.atomic import write_atomically
 from subsense.errors import DamagedFile, TrainingError
 
 FILE = "training.safetensors"
@@ -33,19 +33,10 @@ def save_state(folder: str | Path, facts: Facts, position: Mapping[str, Any], te
         position: where it is, as JSON data.
         tensors: everything that changes.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     header = {"format": FORMAT, "facts": facts, "position": position}
-    half = folder / f".{FILE}.{os.getpid()}"
-    try:
-        save_file(
-            {name: _own(tensor) for name, tensor in tensors.items()}, half, metadata={"subsense": json.dumps(header)}
-        )
-        with half.open("rb") as file:
-            os.fsync(file.fileno())
-        half.replace(folder / FILE)
-    finally:
-        half.unlink(missing_ok=True)
+    own = {name: _own(tensor) for name, tensor in tensors.items()}
+    write_atomically(Path(folder) / FILE, save(own, metadata={"subsense": json.dumps(header)}))
 
 
 def load_state(folder: str | Path, facts: Facts) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

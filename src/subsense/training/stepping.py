@@ -117,14 +117,17 @@ class Stepper:
         """Count over all processes; stop all of them where one has a loss that isn't finite."""
         value = 0.0 if loss is None else loss.item()
         is_bad = not isfinite(value)
-        total, *counts, bad = self.processes.total(0.0 if is_bad else value * rows, rows, dropped, is_bad)
+        drawn = which[2].which.bincount(minlength=len(self.part.combinations)).tolist()
+        total, bad, *counts = self.processes.total(0.0 if is_bad else value * rows, is_bad, rows, dropped, *drawn)
         if bad:
             why = f"the loss is {value}{self._culprits(which)}" if is_bad else "another process has no finite loss"
             self._stop(position, why)
-        rows, dropped = map(int, counts)
+        rows, dropped, *drawn = map(int, counts)
         position.loss, self._loss = position.loss + total, self._loss + total
         position.rows, self._rows = position.rows + rows, self._rows + rows
         position.dropped += dropped
+        for combination, number in zip(map(str, self.part.combinations), drawn, strict=True):
+            position.trained[combination] = position.trained.get(combination, 0) + number
 
     def _move(self, rows: int, rate: float, position: Position) -> None:
         self.processes.sum_gradients(list(self._parameters.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +14,9 @@ from subsense.metrics import Measure, select_scores
 from subsense.modalities import Combination, Modalities
 from subsense.training.draws import available, split, take
 from subsense.training.losses import Objective, Select
-from subsense.training.randomness import generators_of, seed_everything
-
-if TYPE_CHECKING:
-    from subsense.training.processes import Processes
-    from subsense.training.trainee import Trainee
+from subsense.training.processes import Processes
+from subsense.training.randomness import seed_everything, seed_loader
+from subsense.training.trainee import Trainee
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,7 @@ class Validation:
         trainee.measure()
         tallies = {combination: _Tally(self) for combination in combinations[processes.index :: processes.count]}
         seed_everything(seed, "validation")
-        for generator in generators_of(self.loader):
-            generator.manual_seed(seed)
+        seed_loader(self.loader, 0, seed, "validation")
         with torch.no_grad():
             for batch in self.loader:
                 inputs, target = split(processes.place(batch))

@@ -1,0 +1,390 @@
+"""The command line: every verb, what it writes where, its exit codes, and its messages for a user's mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+import subsense as ss
+from subsense.cli import app, pipeline
+from subsense.recipe import load_recipe
+
+VERBS = ["demo", "ls", "cp", "validate", "plan", "train", "evaluate", "report", "fold"]
+
+OWN_CODE = """
+import torch
+from torch import nn
+from subsense.data import Data, Samples
+
+class Network(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(3, width), nn.Linear(2, width), nn.Linear(width, 2)
+
+    def forward(self, left, right):
+        return self.head(torch.relu(self.left(left) + self.right(right)))
+
+def samples(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    left, right = torch.randn(count, 3, generator=generator), torch.randn(count, 2, generator=generator)
+    target = (left.sum(1) + right.sum(1) > 0).long()
+    return Samples({"left": left, "right": right}, target, [str(row) for row in range(count)])
+
+def data(num_train=48):
+    return Data(name="own", modalities={"left": "3", "right": "2"}, train=samples(num_train, 0), test=samples(20, 1),
+                task="classification", class_names=("minus", "plus"), metric="accuracy", source="", licence="", citation="")
+
+def no_data():
+    return 3
+
+class Loss(nn.CrossEntropyLoss):
+    stop_after = None
+
+    def forward(self, output, target):
+        if Loss.stop_after is not None:
+            Loss.stop_after -= 1
+            if Loss.stop_after < 0:
+                raise KeyboardInterrupt
+        return super().forward(output, target)
+"""
+
+OWN_RECIPE = """
+# my own network on my own data
+output: run
+network:
+  name: own_code:Network
+data:
+  name: own_code:data
+adapt:
+  method: [ssf, {lora: {rank: 1}}]
+  sharing: additive
+pretrain: {epochs: 3, lr: 1e-2, batch_size: 16}
+train:
+  loss: own_code:Loss
+  epochs: 2
+  lr: 1e-2
+  batch_size: 16
+evaluate:
+  dedicated: [left]
+  finetuned: {epochs: 1, lr: 1e-3, batch_size: 16}
+"""
+
+
+def run(*arguments: object) -> Result:
+    """Run a command line in this process."""
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def succeed(*arguments: object) -> str:
+    """Run a command line that must succeed, and give what it writes to stdout."""
+    result = run(*arguments)
+    assert result.exit_code == 0, f"{result.stderr}\n{result.exception!r}"
+    return result.stdout
+
+
+def fail(code: int, *arguments: object) -> str:
+    """Run a command line that must fail with a code and a message; give the message, on one line."""
+    result = run(*arguments)
+    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    assert result.stdout == ""
+    assert isinstance(result.exception, SystemExit)
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Stand in a folder with a user's own network, data and recipe; give the recipe."""
+    (tmp_path / "own_code.py").write_text(OWN_CODE, "utf-8")
+    (tmp_path / "own.yaml").write_text(OWN_RECIPE, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "own.yaml"
+    sys.modules.pop("own_code", None)
+
+
+@pytest.fixture
+def trained(own: Path) -> Path:
+    """Train the user's own recipe."""
+    succeed("train", own)
+    return own
+
+
+# ---- the command line itself
+
+
+def test_help_names_every_verb() -> None:
+    text = succeed("--help")
+    assert all(verb in text for verb in VERBS)
+    for verb in VERBS:
+        assert "Usage" in succeed(verb, "--help")
+
+
+def test_no_verb_and_an_unknown_one_are_usage_mistakes() -> None:
+    assert run().exit_code == 2
+    assert "Did you mean 'train'?" in fail(2, "trian")
+    assert "--outptu" in fail(2, "demo", "--outptu", "x")
+
+
+def process(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command line in a process of its own, as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "subsense", *arguments], cwd=folder, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "COLUMNS": "80"},
+    )  # fmt: skip
+
+
+def test_process_keeps_streams_apart_and_finds_code_in_the_current_folder(own: Path) -> None:
+    done = process(own.parent, "train", "own.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["adapters"] == "run/adapters"
+    assert "training the adapter sets of 2 combinations" in done.stderr
+
+
+def test_process_fails_without_a_traceback(own: Path) -> None:
+    own.write_text(OWN_RECIPE.replace("additive", "addtive"), "utf-8")
+    done = process(own.parent, "train", "own.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "line 10, adapt.sharing: expected 'independent' or 'additive'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_does_not_wait_for_anything_heavy() -> None:
+    code = (
+        "import sys; from subsense.cli import app; print(sorted({'yaml', 'matplotlib', 'sklearn'} & set(sys.modules)));"
+        "sys.exit('subsense.cli.pipeline' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# ---- ls, cp, validate, plan
+
+
+def test_ls_lists_what_a_recipe_can_name() -> None:
+    listing = json.loads(succeed("ls", "--json"))
+    assert list(listing) == ["recipes", "data sets", "networks", "methods", "losses", "metrics"]
+    assert set(listing["recipes"]) == set(listing["data sets"]) == {"cmu-mosi", "cwfid", "digits", "utd-mhad"}
+    assert all(about for entries in listing.values() for about in entries.values())
+    assert "digits-transformer" in succeed("ls")
+
+
+def test_cp_copies_and_does_not_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert succeed("cp", "digits") == "digits.yaml\n"
+    assert load_recipe("digits.yaml") == load_recipe("digits")
+    Path("digits.yaml").write_text("mine", "utf-8")
+    assert "is there already" in fail(2, "cp", "digits")
+    assert Path("digits.yaml").read_text("utf-8") == "mine"
+    succeed("cp", "digits", "--force")
+    assert Path("digits.yaml").read_text("utf-8") != "mine"
+    Path("folder").mkdir()
+    assert succeed("cp", "cwfid", "folder") == "folder/cwfid.yaml\n"
+    assert succeed("cp", "cwfid", "new/other.yaml") == "new/other.yaml\n"
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    for verb in ("cp", "plan", "train", "evaluate"):
+        assert "Did you mean 'digits'?" in fail(2, verb, "digitts")
+
+
+def test_validate_reports_all_faults_of_all_recipes(own: Path) -> None:
+    assert succeed("validate", "digits", own) == f"digits: valid\n{own}: valid\n"
+    own.write_text(
+        OWN_RECIPE.replace("epochs: 2", "epochs: two").replace("lora", "lara").replace("seed", "sed"), "utf-8"
+    )
+    result = run("validate", "digits", own)
+    assert (result.exit_code, result.stdout) == (2, "digits: valid\n")
+    assert f"{own}: 2 faults" in result.stderr
+    result = run("validate", "digits", own, "--json")
+    assert result.exit_code == 2
+    report = json.loads(result.stdout)
+    assert report["digits"] == {"valid": True, "faults": []}
+    assert [fault.partition(":")[0] for fault in report[str(own)]["faults"]] == [
+        "line 9, adapt.method.1.name", "line 14, train.epochs",
+    ]  # fmt: skip
+
+
+def test_plan_shows_sites_without_data() -> None:
+    text = succeed("plan", "cwfid", "--set", "adapt.method=norm")
+    assert "norm" in text
+    assert "out of reach" in text
+    planned = json.loads(succeed("plan", "digits", "--json"))
+    assert planned["parameters_per_row"] == sum(site["parameters"] for site in planned["sites"])
+
+
+def test_plan_names_a_pattern_that_matches_nothing() -> None:
+    message = fail(1, "plan", "digits", "--set", "adapt.exclude=[haed]")
+    assert "pattern 'haed' matches no layer" in message
+    assert "Did you mean 'head'?" in message
+
+
+# ---- train
+
+
+def test_train_saves_network_and_sets_and_says_what_is_next(own: Path) -> None:
+    text = succeed("train", own)
+    assert "own_code:Network, " in text
+    assert f"next      subsense evaluate {own}" in text
+    assert {one.name for one in Path("run").iterdir()} == {"adapters", "network.safetensors", "trained.json"}
+
+
+def test_train_twice_gives_the_same_bytes(own: Path) -> None:
+    succeed("train", own, "--output", "one")
+    succeed("train", own, "--output", "two")
+    for file in ("network.safetensors", *(f"adapters/{one.name}" for one in Path("one/adapters").iterdir())):
+        assert Path("one", file).read_bytes() == Path("two", file).read_bytes(), file
+
+
+def test_stopped_training_is_kept_and_goes_on_to_the_same_bytes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    succeed("train", own, "--output", "whole")
+    monkeypatch.setattr("own_code.Loss.stop_after", 4)
+    assert run("train", own).exit_code == 130
+    monkeypatch.setattr("own_code.Loss.stop_after", None)
+    assert "go on with --resume" in fail(1, "train", own)
+    assert "first run: subsense train" in fail(1, "evaluate", own)
+    succeed("train", own, "--resume")
+    for file in Path("whole/adapters").iterdir():
+        if file.suffix == ".safetensors":
+            assert file.read_bytes() == Path("run/adapters", file.name).read_bytes()
+    assert not Path("run/state").exists()
+
+
+def test_resume_keeps_a_trained_network_and_refuses_another_recipes(trained: Path) -> None:
+    before = Path("run/network.safetensors").stat().st_mtime_ns
+    succeed("train", trained, "--resume", "--set", "train.epochs=1")
+    assert Path("run/network.safetensors").stat().st_mtime_ns == before
+    assert "another seed, network, data or pretrain" in fail(1, "train", trained, "--resume", "--set", "seed=1")
+
+
+def test_checkpoint_of_the_users_is_used_as_it_is(trained: Path) -> None:
+    weights = load_file("run/network.safetensors")
+    save_file(weights, "mine.safetensors")
+    change = ("--set", "network.checkpoint=mine.safetensors", "--output", "other")
+    succeed("train", trained, *change)
+    assert not Path("other/network.safetensors").exists()
+    save_file({name: tensor for name, tensor in weights.items() if name != "left.bias"} | {"lift.bias": torch.ones(4)},
+              "mine.safetensors")  # fmt: skip
+    message = fail(1, "train", trained, *change)
+    assert "lacks left.bias; has lift.bias, which the network has not. Did you mean 'left.bias'?" in message
+    Path("mine.safetensors").write_bytes(b"no safetensors")
+    assert "expected the network's state_dict as safetensors" in fail(1, "train", trained, *change)
+    Path("mine.safetensors").unlink()
+    assert "no such file" in fail(1, "train", trained, *change)
+
+
+@pytest.mark.parametrize(
+    ("code", "change", "message"),
+    [
+        (2, "evaluate.dedicated=[lift]", "evaluate.dedicated: unknown modality 'lift'"),
+        (2, "adapt.combinations=[left, wright]", "adapt.combinations: unknown modality 'wright'"),
+        (
+            1,
+            "data.name=own_code:no_data",
+            "own_code:no_data: expected it to return a subsense.data.Data, but found int",
+        ),
+        (2, "network.name=own_code:no_data", "expected it to return a torch.nn.Module, but found int"),
+        (1, "adapt.exclude=[heat]", "Did you mean 'head'?"),
+        (2, "train.epochs=0", "train.epochs: expected it to be greater than 0"),
+    ],
+)
+def test_mistake_is_found_before_anything_is_written(own: Path, code: int, change: str, message: str) -> None:
+    assert message in fail(code, "train", own, "--set", change)
+    assert not Path("run").exists()
+
+
+def test_data_that_are_not_there() -> None:
+    assert "cwfid needs root=" in fail(1, "train", "cwfid", "--output", "/nonexistent/run")
+    message = fail(1, "train", "cwfid", "--root", "/nonexistent", "--output", "/nonexistent/run")
+    assert "/nonexistent/cwfid/train.txt" in message
+
+
+# ---- evaluate, report, fold
+
+
+def test_evaluate_prints_the_table_and_writes_every_form(trained: Path) -> None:
+    text = succeed("evaluate", trained)
+    for word in ("left", "right", "left+right", "pretrained", "adapted", "dedicated", "fine-tuned", "recovery"):
+        assert word in text
+    for suffix in ("json", "md", "png", "html"):
+        assert Path(f"run/results.{suffix}").stat().st_size > 200
+    results = ss.Results.load("run/results.json")
+    assert results["left"].dedicated is not None
+    assert results["right"].dedicated is None
+    assert results.seed == 0
+
+
+def test_evaluate_as_json_is_the_file(trained: Path) -> None:
+    assert json.loads(succeed("evaluate", trained, "--json")) == json.loads(Path("run/results.json").read_text("utf-8"))
+
+
+def test_evaluate_refuses_sets_of_another_recipe(trained: Path) -> None:
+    message = fail(1, "evaluate", trained, "--set", "adapt.sharing=independent")
+    assert "trained by a recipe with another seed, adapt or train" in message
+
+
+def test_report_writes_what_the_ending_says(trained: Path) -> None:
+    succeed("evaluate", trained, "--set", "evaluate.finetuned=null")
+    files = [f"table.{suffix}" for suffix in ("md", "csv", "tex", "png", "html")]
+    assert succeed("report", "run/results.json", *(word for file in files for word in ("-o", file))).split() == files
+    assert all(Path(file).stat().st_size > 50 for file in files)
+    assert "expected a file ending in" in fail(2, "report", "run/results.json", "-o", "table.xls")
+    assert "no such file" in fail(1, "report", "nowhere.json", "-o", "table.md")
+
+
+def test_folded_network_gives_what_the_set_gives(trained: Path) -> None:
+    succeed("fold", trained, "left", "-o", "left.safetensors")
+    succeed("fold", trained, "left", "-o", "left.pt2")
+    job = pipeline.open_job(str(trained))
+    robust = pipeline.load_sets(job, pipeline.pretrained(job))
+    folded = pipeline.fresh_network(job.recipe)
+    folded.load_state_dict(load_file("left.safetensors"))
+    left = job.data.test[0][0]["left"][None]
+    expected = robust.eval()({"left": left})
+    torch.testing.assert_close(folded(left=left, right=torch.zeros(1, 2)), expected)
+    exported = torch.export.load("left.pt2").module()
+    torch.testing.assert_close(exported(left=left, right=torch.zeros(1, 2)), expected)
+
+
+@pytest.mark.slow
+def test_folded_network_as_onnx(trained: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    succeed("fold", trained, "right", "-o", "right.onnx")
+    assert Path("right.onnx").stat().st_size > 100
+
+
+def test_fold_refuses_what_it_cannot_do(trained: Path) -> None:
+    message = fail(2, "fold", trained, "lift", "-o", "x.safetensors")
+    assert "unknown modality 'lift'" in message
+    assert "Did you mean 'left'?" in message
+    assert "expected a file ending in" in fail(2, "fold", trained, "left", "-o", "x.pt")
+
+
+# ---- demo and the shipped recipes
+
+
+def test_demo_tells_its_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = ["train.epochs=1", "pretrain.epochs=1", "train.batch_size=256", "pretrain.batch_size=256"]
+    monkeypatch.setattr(pipeline, "load_recipe", lambda name, changes: load_recipe(name, [*changes, *quick]))
+    text = succeed("demo", "--output", tmp_path / "demo", "--seed", "1")
+    for line in text.splitlines()[:-12]:
+        assert len(line) <= 100, line
+    assert "outputs are equal" in text
+    assert [line[0] for line in text.splitlines() if line[:1].isdigit() and line[1:3] == "  "] == list("123456")
+    for name in ("network.safetensors", "adapters/manifest.json", "results.json", "results.png", "results.html"):
+        assert (tmp_path / "demo" / name).is_file()
+    assert ss.Results.load(tmp_path / "demo" / "results.json").seed == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "utd-mhad", "cwfid", "cmu-mosi"])
+def test_shipped_recipe_runs_to_its_table(name: str, shared: Path, tmp_path: Path) -> None:
+    where = ("--root", shared / "data", "--output", tmp_path / "run")
+    succeed("train", name, *where)
+    assert "recovery" in succeed("evaluate", name, *where)
