@@ -154,9 +154,18 @@ def test_a_stopped_baseline_ends_in_the_same_bits(stop: int, tmp_path: Path) -> 
     assert equal(whole.state_dict(), resumed.state_dict())
 
 
-def test_the_best_epoch_of_a_baseline_is_kept() -> None:
-    network = finetune(make_robust(), make_loader(), val_loader=make_loader(), metric="accuracy", patience=1, **OPTIONS)
-    assert isinstance(network, Small)
+def test_baselines_are_measured_in_eval_mode() -> None:
+    modes: list[tuple[bool, bool]] = []
+
+    class Watched(Small):
+        def forward(self, rgb: Tensor, depth: Tensor, imu: Tensor) -> Tensor:
+            modes.append((torch.is_grad_enabled(), self.training))
+            return super().forward(rgb, depth, imu)
+
+    train_dedicated(
+        make_robust(), Watched, make_loader(), "rgb", val_loader=make_loader(), metric="accuracy", **OPTIONS
+    )
+    assert set(modes) == {(True, True), (False, False)}
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def samples(count, seed):
 
 def data(num_train=48):
     return Data(name="own", modalities={"left": "3", "right": "2"}, train=samples(num_train, 0), test=samples(20, 1),
-                task="classification", class_names=("minus", "plus"), metric="accuracy", source="", licence="", citation="")
+                task="classification", class_names=("minus", "plus"), metric="accuracy", source="", licence="",
+                citation="")
 
 def no_data():
     return 3

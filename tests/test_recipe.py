@@ -206,7 +206,7 @@ def test_every_missing_key_is_named() -> None:
 
 
 def test_recipe_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no such file, and unknown shipped recipe 'digit'.*Did you mean 'digits'"):
+    with pytest.raises(RecipeError, match=r"no such file, and unknown shipped recipe 'digit'.*Did you mean 'digits'"):
         load_recipe("digit")
     broken = tmp_path / "broken.yaml"
     broken.write_bytes(b"\xff\xfe\xfa")

@@ -482,6 +482,12 @@ def test_validation_uses_rows_that_have_the_combination() -> None:
         brief(make_robust(), combinations=["rgb+imu"], val_loader=[lacking([[False, True, True]])])
 
 
+def test_every_epoch_is_measured_on_the_same_data() -> None:
+    generator = torch.Generator().manual_seed(0)
+    report = brief(make_robust(), lr=1e-12, epochs=4, val_loader=make_loader(noise=1.0, generator=generator))
+    assert len({epoch.metric for epoch in report.history}) == 1
+
+
 def test_patience_stops_early() -> None:
     report = brief(make_robust(), lr=1e-12, epochs=50, patience=3, val_loader=[whole_batch()], metric="accuracy")
     assert len(report.history) == 4

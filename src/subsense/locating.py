@@ -8,8 +8,9 @@ located, and mixed batches run grouped: never does a row get another row's set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ Run = Callable[[Filled], Mapping[str, Sequence[Tensor]]]
 """Run the network on filled inputs and give all tensors to locate, by name and in the order of calls."""
 
 NUM_ROWS = 3
+STRENGTHS = (1.0, 3.0, 10.0, 30.0)  # of the change; a greater one wakes units that a ReLU keeps silent
 NOISE = 1e-3  # of the greatest change; below it a slice counts as unchanged
 
 
@@ -44,15 +46,67 @@ def locate(run: Run, filled: Filled) -> Located:
     """
     generator = torch.Generator().manual_seed(0)
     base = {name: tuple(_distinct(tensor, generator) for tensor in tensors) for name, tensors in filled.items()}
-    others = [
-        {name: tuple(_changed(tensor, row, generator) for tensor in tensors) for name, tensors in base.items()}
-        for row in range(NUM_ROWS)
-    ]
     fewer = {name: tuple(tensor[: NUM_ROWS - 1] for tensor in tensors) for name, tensors in base.items()}
-    runs = [_seeded(run, rows) for rows in (base, fewer, *others)]
-    names = [name for name in runs[0] if all(len(one.get(name, ())) == len(runs[0][name]) for one in runs)]
-    found = {name: tuple(map(_place, *(one[name] for one in runs))) for name in names}
-    return Located({name: found.get(name, (None,)) for name in runs[0]})
+    first, second = _seeded(run, base), _seeded(run, fewer)
+    traces = {name: [_Trace(tensor, other) for tensor, other in _paired(tensors, second.get(name, ()))]
+              for name, tensors in first.items()}  # fmt: skip
+    for strength in STRENGTHS:
+        for row in range(NUM_ROWS):
+            changed = {name: tuple(_changed(tensor, row, strength, generator) for tensor in tensors)
+                       for name, tensors in base.items()}  # fmt: skip
+            third = _seeded(run, changed)
+            for name, calls in traces.items():
+                for trace, other in _paired(calls, third.get(name, ())):
+                    trace.compare(other, row)
+        if all(trace.placement for calls in traces.values() for trace in calls):
+            break
+    return Located({name: tuple(trace.placement for trace in calls) or (None,) for name, calls in traces.items()})
+
+
+class _Trace:
+    """Gather what is known of one tensor inside the network: its batch axis, and which slices each row changes."""
+
+    def __init__(self, base: Tensor, fewer: Tensor | None) -> None:
+        self.base = base
+        self.axis = None if fewer is None else _batch_axis(base, fewer)
+        self.slices: list[set[int]] = [set() for _ in range(NUM_ROWS)]
+
+    def compare(self, other: Tensor | None, row: int) -> None:
+        """Note which slices differ from the base where one row was changed."""
+        if other is None or other.shape != self.base.shape:
+            self.axis = None
+        elif self.axis is not None:
+            self.slices[row].update(_changed_slices(self.base, other, self.axis))
+
+    @property
+    def placement(self) -> Placement | None:
+        """Give where the rows are; None while there is a doubt."""
+        if self.axis is None:
+            return None
+        folds = self.base.shape[self.axis] // NUM_ROWS
+        layouts = (False,) if folds == 1 else (False, True)
+        fitting = [inner for inner in layouts if self._rows(folds, inner) == [{row} for row in range(NUM_ROWS)]]
+        return Placement(self.axis, fitting[0]) if len(fitting) == 1 else None
+
+    def _rows(self, folds: int, inner: bool) -> list[set[int]]:
+        """Give to which rows the changed slices would belong: one set for each changed row."""
+        return [{index % NUM_ROWS if inner else index // folds for index in changed} for changed in self.slices]
+
+
+def _batch_axis(base: Tensor, fewer: Tensor) -> int | None:
+    if base.dim() != fewer.dim():
+        return None
+    axes = [axis for axis in range(base.dim()) if base.shape[axis] != fewer.shape[axis]]
+    if len(axes) != 1:
+        return None
+    folds, rest = divmod(base.shape[axes[0]], NUM_ROWS)
+    return None if rest or fewer.shape[axes[0]] != folds * (NUM_ROWS - 1) else axes[0]
+
+
+def _paired(some: Sequence[Any], others: Sequence[Tensor]) -> Iterator[tuple[Any, Tensor | None]]:
+    """Pair each call with the same call of another run; with None where that run had another number of calls."""
+    same = len(some) == len(others)
+    return ((one, others[index] if same else None) for index, one in enumerate(some))
 
 
 def _seeded(run: Run, filled: Filled) -> Mapping[str, Sequence[Tensor]]:
@@ -61,27 +115,6 @@ def _seeded(run: Run, filled: Filled) -> Mapping[str, Sequence[Tensor]]:
     with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(0)
         return run(filled)
-
-
-def _place(base: Tensor, fewer: Tensor, *others: Tensor) -> Placement | None:
-    if base.dim() != fewer.dim() or any(base.shape != other.shape for other in others):
-        return None
-    axes = [axis for axis in range(base.dim()) if base.shape[axis] != fewer.shape[axis]]
-    if len(axes) != 1:
-        return None
-    axis = axes[0]
-    folds, rest = divmod(base.shape[axis], NUM_ROWS)
-    if rest or fewer.shape[axis] != folds * (NUM_ROWS - 1):
-        return None
-    slices = [_changed_slices(base, other, axis) for other in others]
-    layouts = (False,) if folds == 1 else (False, True)
-    fitting = [inner for inner in layouts if _rows(slices, folds, inner) == [{row} for row in range(NUM_ROWS)]]
-    return Placement(axis, fitting[0]) if len(fitting) == 1 else None
-
-
-def _rows(slices: Sequence[Sequence[int]], folds: int, inner: bool) -> list[set[int]]:
-    """Give to which rows the changed slices would belong: one set for each changed row."""
-    return [{index % NUM_ROWS if inner else index // folds for index in changed} for changed in slices]
 
 
 def _changed_slices(base: Tensor, other: Tensor, axis: int) -> list[int]:
@@ -99,18 +132,18 @@ def _distinct(tensor: Tensor, generator: torch.Generator) -> Tensor:
     return _noisy(rows, generator) if rows.is_floating_point() else rows.clone()
 
 
-def _changed(tensor: Tensor, row: int, generator: torch.Generator) -> Tensor:
+def _changed(tensor: Tensor, row: int, strength: float, generator: torch.Generator) -> Tensor:
     """Give the same rows with one of them replaced."""
     changed = tensor.clone()
-    other = _noisy(tensor, generator) if tensor.is_floating_point() else _redrawn(tensor, generator)
+    other = _noisy(tensor, generator, strength) if tensor.is_floating_point() else _redrawn(tensor, generator)
     changed[row] = other[row]
     return changed
 
 
-def _noisy(rows: Tensor, generator: torch.Generator) -> Tensor:
+def _noisy(rows: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
     finite = rows.nan_to_num(0.0, 0.0, 0.0)
     scale = finite.float().std(correction=0).clamp(min=1e-3)
-    return finite + scale.to(rows) * torch.randn(rows.shape, generator=generator).to(rows)
+    return finite + strength * scale.to(rows) * torch.randn(rows.shape, generator=generator).to(rows)
 
 
 def _redrawn(rows: Tensor, generator: torch.Generator) -> Tensor:

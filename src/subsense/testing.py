@@ -184,9 +184,9 @@ CHANNEL_FIRST = LayerClass(ChannelFirstNorm, kind="norm", axis=1, weight="gain",
 
 
 class _SelfAttention(nn.Module):
-    def __init__(self, *args: Any, batch_first: bool = False, **options: Any) -> None:
+    def __init__(self, size: int, num_heads: int, **options: Any) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(*args, batch_first=batch_first, **options)
+        self.attention = nn.MultiheadAttention(size, num_heads, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.attention.batch_first else x.transpose(0, 1)
@@ -219,7 +219,9 @@ def _check_identity(robust: RobustModel, original: nn.Module, inputs: Inputs) ->
     for combination in robust.combinations:
         some = {name: inputs[name] for name in combination}
         found = output_tensors(robust.train()(some))
-        _assert_close(found, output_tensors(robust.pretrained(some)), ROW_TOLERANCE, "it does not start at the identity")
+        _assert_close(
+            found, output_tensors(robust.pretrained(some)), ROW_TOLERANCE, "it does not start at the identity"
+        )
 
 
 def _check_seed(robust: RobustModel, modalities: Mapping[str, AxisSpec], options: Mapping[str, Any]) -> None:
@@ -256,7 +258,9 @@ def _check_rows(robust: RobustModel, inputs: Inputs) -> None:
             alone = output_tensors(robust(some))
             for tensor, single in zip(together, alone, strict=True):
                 if tensor.dim() == single.dim() and tensor.shape[0] == len(present):
-                    _assert_close([tensor[row : row + 1]], [single], ROW_TOLERANCE, f"row {row} of a mixed batch differs")
+                    _assert_close(
+                        [tensor[row : row + 1]], [single], ROW_TOLERANCE, f"row {row} of a mixed batch differs"
+                    )
 
 
 def _check_modes(robust: RobustModel, inputs: Inputs) -> None:
@@ -368,7 +372,11 @@ def _assert_equal(found: Any, expected: list[Tensor], promise: str) -> None:
 def _assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float, promise: str) -> None:
     for one, other in zip(found, expected, strict=True):
         scale = other.abs().max().clamp(min=1e-12) if other.numel() else torch.ones(())
-        difference = float((one.double() - other.double()).abs().max() / scale) if other.numel() else 0.0
+        difference = (
+            float((one.detach().double() - other.detach().double()).abs().max() / scale.detach())
+            if other.numel()
+            else 0.0
+        )
         _assert(difference <= tolerance, f"{promise}: by {difference:.1e} of the greatest output")
 
 

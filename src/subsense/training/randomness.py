@@ -55,7 +55,7 @@ def _generators_of(loader: Any) -> list[torch.Generator]:
 
 
 def _places_of(loader: Any) -> list[Any]:
-    """Give what may draw an order: loader, data set, samplers, and the samplers inside these (accelerate wraps them)."""
+    """Give what may draw an order: loader, data set, samplers, and samplers inside these (accelerate wraps them)."""
     places, found = [loader], [loader]
     for _ in range(3):
         found = [getattr(place, name, None) for place in found for name in ("sampler", "batch_sampler", "dataset")]

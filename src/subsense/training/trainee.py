@@ -87,8 +87,6 @@ class Adapters:
     def measure(self) -> None:
         """Switch Dropout off. Adapters stay in train mode, in which a set may be used that is not finished."""
         self.module.train()
-        for layer in self._dropouts:
-            layer.eval()
 
 
 class Weights:

@@ -30,8 +30,7 @@ if (source) {
 
   // The first picture whose modality is present lies under a mask.
   function ground(example, present) {
-    const seen = modalities.filter((name) => example.inputs[name]?.kind === "picture");
-    return seen.find((name) => present.includes(name)) ?? seen[0];
+    return present.find((name) => example.inputs[name]?.kind === "picture");
   }
 
   function answer(example, prediction, word, present) {
