@@ -198,6 +198,13 @@ def test_only_dropout_layers_drop_and_only_if_asked() -> None:
     handle.remove()
 
 
+def test_dropout_does_not_depend_on_what_the_data_drew() -> None:
+    drawing, listed = make_robust(), make_robust()
+    brief(drawing, ordered_loader(batch_size=8), dropout=True)
+    brief(listed, list(ordered_loader(batch_size=8)), dropout=True)
+    assert equal(adapters(drawing), adapters(listed))
+
+
 def test_the_loop_is_plain_adamw() -> None:
     """Hold one epoch against a loop written out by hand."""
     robust, by_hand = make_robust(combinations=["rgb"]), make_robust(combinations=["rgb"])
@@ -575,6 +582,17 @@ def test_a_run_can_be_stopped_again_and_again(tmp_path: Path) -> None:
     assert equal(adapters(robust), adapters(whole))
 
 
+def test_the_state_is_kept_after_every_epoch(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"folder": tmp_path, "epochs": 3}
+    with pytest.raises(Stop):
+        brief(make_robust(), loss=StopAt(15), **options)
+    resumed, whole, left = make_robust(), make_robust(), StopAt()
+    brief(resumed, loss=left, resume=True, **options)
+    brief(whole, epochs=3)
+    assert left.calls == 6
+    assert equal(adapters(whole), adapters(resumed))
+
+
 def test_a_finished_run_is_read_back_without_training(tmp_path: Path) -> None:
     whole, report = run_of("validated", tmp_path)
     again, same = run_of("validated", tmp_path, stop=1, resume=True)
@@ -668,6 +686,16 @@ def kill_after(saves: int, command: list[str], state: Path) -> None:
         seen |= {state.stat().st_mtime_ns} if state.exists() else set()
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_stopped_run_with_worker_processes_ends_in_the_same_bits(tmp_path: Path) -> None:
+    whole, resumed = make_robust(), make_robust()
+    brief(whole, make_loader(num_workers=2))
+    with pytest.raises(Stop):
+        brief(make_robust(), make_loader(num_workers=2), loss=StopAt(9), folder=tmp_path, save_every=2)
+    brief(resumed, make_loader(num_workers=2), folder=tmp_path, resume=True)
+    assert equal(adapters(whole), adapters(resumed))
 
 
 @pytest.mark.slow
@@ -893,6 +921,7 @@ said = {"index": state.process_index, "digests": digests, "rows": rows, "steps":
 (folder / f"{state.process_index}.json").write_text(json.dumps(said))
 if state.process_index == 0:
     save_file(adapters(one), folder / "adapters.safetensors")
+state.wait_for_everyone()
 state.destroy_process_group()
 """
 

@@ -29,9 +29,9 @@ def test_the_rate_rises_and_falls(schedule: str, warmup: float) -> None:
 
 
 def test_the_rate_follows_the_formulas() -> None:
-    half_way = {"cosine": 0.5 * (1 + math.cos(math.pi / 2)), "poly": 0.5**0.9, "constant": 1.0}
-    for schedule, share in half_way.items():
-        assert TrainOptions(lr=1.0, schedule=schedule, warmup=0).learning_rate(50, 100) == pytest.approx(share)
+    after_a_quarter = {"cosine": 0.5 * (1 + math.cos(math.pi / 4)), "poly": 0.75**0.9, "constant": 1.0}
+    for schedule, share in after_a_quarter.items():
+        assert TrainOptions(lr=1.0, schedule=schedule, warmup=0).learning_rate(25, 100) == pytest.approx(share)
 
 
 def test_the_rate_is_constant_where_the_end_is_not_known() -> None:

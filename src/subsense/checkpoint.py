@@ -29,7 +29,7 @@ from subsense.errors import (
     PlanError,
 )
 from subsense.filling import FillFunction, Filling, Mean
-from subsense.injection import bank_names
+from subsense.injection import bank_names, check_unadapted
 from subsense.layers import LayerClass
 from subsense.modalities import AxisSpec, Modalities
 from subsense.model import RobustModel, adapt, fingerprint
@@ -118,6 +118,7 @@ def load(
         MissingFile, DamagedFile, OtherNetwork, OtherModalities, ForeignTensor, CheckpointError: what doesn't fit.
     """
     folder = Path(folder)
+    check_unadapted(network)
     manifest = _read_manifest(folder)
     declared = _modalities(folder, manifest, modalities)
     tensors = _read_tensors(folder, manifest)

@@ -150,7 +150,7 @@ class _Once:
         if not changed and old is None:
             return
         if old is None or id(old) not in self.replaced:
-            new = nn.Parameter(_whole(slot, old, value), requires_grad=old is None or old.requires_grad)
+            new = nn.Parameter(_whole(slot, old, value), requires_grad=old is not None and old.requires_grad)
             if old is not None:
                 self.replaced[id(old)] = new
         else:

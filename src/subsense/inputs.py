@@ -45,6 +45,12 @@ class Batch:
         """Give the shape (batch, ...) that a part has in this batch; raise `InputError` for an unknown letter."""
         return (self.num_rows, *(self._size(modality, axes, size) for size in axes.sizes))
 
+    def codes(self, modalities: Modalities) -> list[int]:
+        """Give what each row has, as bit masks."""
+        bits = torch.tensor([1 << bit for bit in range(len(modalities))])
+        codes: list[int] = (self.present * bits).sum(1).tolist()
+        return codes
+
     def _size(self, modality: str, axes: Axes, size: int | str) -> int:
         if isinstance(size, int):
             return size

@@ -288,7 +288,7 @@ class RobustModel(nn.Module):
         return self._adapted(filled, self.router.uniform(served, device))
 
     def _mixed(self, filled: Filled, batch: Batch) -> Any:
-        codes = [self.modalities.code(self.modalities.from_present(row)) for row in batch.present.tolist()]
+        codes = batch.codes(self.modalities)
         served = [self.router.substitute(code, self.training) for code in codes]
         if self.located is None:
             self.located = locate(self._observe, filled)

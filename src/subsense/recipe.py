@@ -152,14 +152,14 @@ Combinations = Annotated[Literal["all"] | tuple[str, ...], PlainValidator(_combi
 
 
 def _call(value: object) -> object:
-    if isinstance(value, dict) and all(isinstance(names, list) for names in value.values()):
+    if isinstance(value, dict) and all(isinstance(names, str | list) for names in value.values()):
         return value
     if isinstance(value, str) and ":" in value:
         _import(value)
         return value
     if value in FORMS:
         return value
-    raise _fault(f"expected one of {', '.join(FORMS)}, a mapping of modality to a list of argument names, or "
+    raise _fault(f"expected one of {', '.join(FORMS)}, a mapping of modality to argument names, or "
                  f"package.module:function, but found {_short(value)}.{closest(str(value), FORMS)}")  # fmt: skip
 
 
@@ -263,7 +263,7 @@ class AdaptPart(_Part):
 
     method: Annotated[tuple[Annotated[Method, BeforeValidator(_as_choice)], ...], BeforeValidator(_as_list)]
     modalities: Annotated[dict[str, str | dict[str, str]], AfterValidator(_readable)] | None = None
-    call: Annotated[str | dict[str, list[str]], PlainValidator(_call)] = "kwargs"
+    call: Annotated[str | dict[str, str | list[str]], PlainValidator(_call)] = "kwargs"
     sharing: Literal["independent", "additive"] = "independent"
     combinations: Combinations = "all"
     fill: Literal["zeros", "mean", "learned"] = "zeros"

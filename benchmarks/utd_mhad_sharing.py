@@ -1,0 +1,99 @@
+"""Compare ways to train the adapter sets of four real sensors (UTD-MHAD, cross-subject), all 14 incomplete combinations.
+
+    python benchmarks/utd_mhad_sharing.py --root FOLDER_OF_DATA_SETS
+
+For each seed a network is trained with everything present, then adapted in each way, one after the other in one process
+and with one thread. Prints a Markdown table: mean accuracy over the incomplete combinations (mean and spread over seeds),
+and the median over seeds of each way's time as a ratio to separate training's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import platform
+import statistics
+import sys
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import subsense as ss
+from subsense import baselines, data, zoo
+
+PRETRAIN_EPOCHS = 40
+SETS_EPOCHS = 32
+UNSEEN = ("skeleton", "gyroscope", "skeleton+accelerometer", "gyroscope+depth", "skeleton+gyroscope+depth",
+          "accelerometer+depth", "accelerometer+gyroscope")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--joint-epochs", type=int, default=64)
+    parser.add_argument("--only", nargs="+", default=None, help="names of rows of the table")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for seed in options.seeds:
+        for name, accuracy, seconds in run(options.root, seed, options.joint_epochs, options.only):
+            rows.setdefault(name, []).append((accuracy, seconds))
+            print(f"seed {seed}  {name:60}  {accuracy:6.2%}  {seconds:6.1f} s", file=sys.stderr, flush=True)
+    print(f"seeds {options.seeds}, joint training {options.joint_epochs} epochs, torch {torch.__version__}, one thread, "
+          f"{platform.machine()}\n")  # fmt: skip
+    report(rows)
+
+
+def report(rows: dict[str, list[tuple[float, float]]]) -> None:
+    reference = rows.get("separate, independent", [])
+    print("| training | accuracy over incomplete combinations | spread over seeds | time / separate |")
+    print("|---|---|---|---|")
+    for name, runs in rows.items():
+        accuracies = [100 * accuracy for accuracy, _ in runs]
+        spread = statistics.stdev(accuracies) if len(runs) > 1 else 0.0
+        ratios = [seconds / slow for (_, seconds), (_, slow) in zip(runs, reference, strict=False) if seconds]
+        ratio = f"{statistics.median(ratios):.2f}" if ratios else ""
+        print(f"| {name} | {statistics.mean(accuracies):.1f} % | ± {spread:.1f} | {ratio} |")
+
+
+def run(root, seed, joint_epochs, only):
+    loaded = data.load("utd-mhad", root=root)
+    train = DataLoader(loaded.train, batch_size=32, shuffle=True)
+    test = DataLoader(loaded.test, batch_size=256)
+    torch.manual_seed(seed)
+    network = zoo.build("utd-mhad-transformer")
+    baselines.pretrain(network, loaded.modalities, train, loss=nn.CrossEntropyLoss(label_smoothing=0.1),
+                       epochs=PRETRAIN_EPOCHS, lr=2e-3, weight_decay=0.01, seed=seed, progress=False)  # fmt: skip
+
+    def adapted(sharing="additive", method="ssf", combinations=None, measured=None, untrained="error", **options):
+        robust = ss.adapt(copy.deepcopy(network), loaded.modalities, method=method, sharing=sharing, untrained=untrained)
+        seconds = 0.0
+        if options:
+            done = ss.train(robust, train, combinations=combinations, seed=seed, progress=False, **options)
+            seconds = done.seconds
+        column = "adapted" if options else "pretrained"
+        results = ss.evaluate(robust, test, metric="accuracy", columns=[column], progress=False,
+                              combinations=measured or robust.combinations)  # fmt: skip
+        return results.mean(measured or [str(one) for one in robust.combinations], column), seconds
+
+    joint = {"loss": nn.functional.cross_entropy, "epochs": joint_epochs, "lr": 1e-2}
+    seen = [one for one in ss.Modalities(loaded.modalities).incomplete() if str(one) not in UNSEEN]
+    ways = {
+        "zero-filled pretrained": {},
+        "separate, independent": joint | {"strategy": "separate", "sharing": "independent", "epochs": SETS_EPOCHS},
+        "joint, additive": joint,
+        "joint, independent": joint | {"sharing": "independent"},
+        "joint, additive, distilled without labels": joint | {"loss": "distill"},
+        "joint, additive, SSF + LoRA rank 4": joint | {"method": ["ssf", ss.LoRA(4)], "lr": 6e-3},
+        "zero-filled pretrained, on 7 combinations": {"measured": UNSEEN},
+        "joint, additive, trained on the other 7, on 7 combinations": joint | {"combinations": seen, "measured": UNSEEN},
+    }
+    for name, options in ways.items():
+        if only is None or name in only:
+            yield name, *adapted(**options)
+
+
+if __name__ == "__main__":
+    main()
