@@ -76,7 +76,7 @@ def run(root, seed, joint_epochs, only):
         column = "adapted" if options else "pretrained"
         results = ss.evaluate(robust, test, metric="accuracy", columns=[column], progress=False,
                               combinations=measured or robust.combinations)  # fmt: skip
-        return results.mean(measured or [str(one) for one in robust.combinations], column), seconds
+        return getattr(results.mean(measured or [str(one) for one in robust.combinations]), column), seconds
 
     joint = {"loss": nn.functional.cross_entropy, "epochs": joint_epochs, "lr": 1e-2}
     seen = [one for one in ss.Modalities(loaded.modalities).incomplete() if str(one) not in UNSEEN]

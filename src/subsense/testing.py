@@ -239,9 +239,11 @@ def _check_gradients(robust: RobustModel, inputs: Inputs) -> None:
         for parameter in parameters.values():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.add_(0.2 * noise.to(parameter))
-    outputs = [tensor for combination in robust.combinations
-               for tensor in output_tensors(robust({name: inputs[name] for name in combination}))]  # fmt: skip
-    sum(tensor.float().square().sum() for tensor in outputs if tensor.is_floating_point()).backward()  # type: ignore[union-attr]
+    for combination in robust.combinations:
+        outputs = output_tensors(robust({name: inputs[name] for name in combination}))
+        moved = [tensor for tensor in outputs if tensor.requires_grad]
+        _assert(bool(moved), f"no gradient reaches the adapters for {combination}")
+        torch.stack([tensor.float().square().sum() for tensor in moved]).sum().backward()  # type: ignore[no-untyped-call]
     for name, parameter in parameters.items():
         reached = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
         _assert(reached, f"{name} gets no gradient")
