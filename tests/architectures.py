@@ -1,4 +1,4 @@
-"""Networks that know nothing of subsense: as their own libraries ship them, or as anybody would write them; at toy size."""
+"""Networks that know nothing of subsense: as their libraries ship them, or as anybody would write them; toy size."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -256,7 +256,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "segformer-two": Architecture(_two_segformers, RGB_THERMAL, "list", sizes={"H": 32, "W": 48}),
     "swin-two": Architecture(_two_swins, {"rgb": "3 16 16", "thermal": "1 16 16"}, "list"),
     "aimv2": Architecture(_aimv2, IMAGE_TEXT, IMAGE_TEXT_CALL, _rms_norms, scores=_embeddings),
-    "encoder": Architecture(_encoder, TOKENS, _call_encoder, sizes={"T": 4}, scores=lambda output: output[:, 0], exports=False),
+    "encoder": Architecture(
+        _encoder, TOKENS, _call_encoder, sizes={"T": 4}, scores=lambda output: output[:, 0], exports=False
+    ),
     "encoder-sequence-first": Architecture(SequenceFirst, SEQUENCES, sizes={"T": 4}),
     "early-fusion": Architecture(lambda: EarlyFusion(4), RGB_THERMAL, "channels", sizes=PICTURE),
 }

@@ -7,19 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, ROWS, Architecture
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 import subsense as ss
+from architectures import ARCHITECTURES, ROWS, Architecture
 from subsense import RobustModel
 from subsense.injection import SiteHook
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
 
 PRESENT = torch.tensor([[True, True], [True, False], [False, True]])
-DEFAULT = [("independent", ["ssf"]), ("independent", ["lora"]), ("additive", ["ssf", "lora"])]
-SLOW = [pair for pair in product(("independent", "additive"), (["ssf"], ["lora"], ["ssf", "lora"])) if pair not in DEFAULT]
+DEFAULT = [("independent", ["ssf"]), ("additive", ["ssf", "lora"])]
+SLOW = [
+    pair for pair in product(("independent", "additive"), (["ssf"], ["lora"], ["ssf", "lora"])) if pair not in DEFAULT
+]
 
 
 def _rows() -> Iterator[Any]:

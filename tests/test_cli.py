@@ -134,9 +134,9 @@ def test_no_verb_and_an_unknown_one_are_usage_mistakes() -> None:
 
 
 def process(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command line in a process of its own, as a user does."""
+    """Run a command line in a process of its own, by the script that a user calls."""
     return subprocess.run(
-        [sys.executable, "-m", "subsense", *arguments], cwd=folder, capture_output=True, text=True, timeout=120,
+        [Path(sys.executable).with_name("subsense"), *arguments], cwd=folder, capture_output=True, text=True, timeout=120,
         env={**os.environ, "COLUMNS": "80"},
     )  # fmt: skip
 
@@ -248,6 +248,7 @@ def test_stopped_training_is_kept_and_goes_on_to_the_same_bytes(own: Path, monke
     monkeypatch.setattr("own_code.Loss.stop_after", 4)
     assert run("train", own).exit_code == 130
     monkeypatch.setattr("own_code.Loss.stop_after", None)
+    assert Path("run/state/train/training.safetensors").is_file()
     assert "go on with --resume" in fail(1, "train", own)
     assert "first run: subsense train" in fail(1, "evaluate", own)
     succeed("train", own, "--resume")
@@ -298,6 +299,13 @@ def test_checkpoint_of_the_users_is_used_as_it_is(trained: Path) -> None:
 def test_mistake_is_found_before_anything_is_written(own: Path, code: int, change: str, message: str) -> None:
     assert message in fail(code, "train", own, "--set", change)
     assert not Path("run").exists()
+
+
+def test_mistake_leaves_an_earlier_run_as_it_was(trained: Path) -> None:
+    before = {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
+    fail(2, "train", trained, "--set", "evaluate.dedicated=[lift]")
+    fail(1, "train", trained, "--set", "data.name=own_code:no_data")
+    assert before == {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
 
 
 def test_data_that_are_not_there() -> None:

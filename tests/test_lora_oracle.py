@@ -18,7 +18,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "Linear, tokens": (lambda: nn.Linear(6, 5, bias=False), (4, 6)),
     "Conv1d": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1), (4, 9)),
     "Conv2d": (lambda: nn.Conv2d(4, 6, 3), (4, 7, 8)),
-    "Conv2d, strided and padded": (lambda: nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 2), bias=False), (4, 7, 8)),
+    "Conv2d, strided and padded": (
+        lambda: nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 2), bias=False),
+        (4, 7, 8),
+    ),
     "Conv2d, pointwise": (lambda: nn.Conv2d(4, 6, 1), (4, 3, 3)),
     "Conv3d": (lambda: nn.Conv3d(3, 4, 2, padding=1), (3, 4, 3, 4)),
 }
@@ -110,7 +113,7 @@ def test_shared_lora_is_the_sum_of_peft_adapters() -> None:
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     layer, x = nn.Linear(6, 5), torch.randn(3, 6)
-    spec = {name: "6" for name in ("a", "b", "c")}
+    spec = dict.fromkeys(("a", "b", "c"), "6")
 
     def call(network: nn.Module, inputs: dict[str, Any]) -> Tensor:
         return network(sum(inputs.values()))

@@ -42,6 +42,11 @@ class Banks(nn.Module):
                 adapter.start(parameter, row, generator)
             self.register_parameter(_attribute(name), nn.Parameter(bank.to(_device(like))))
         self.names = tuple(bank_names(plan))
+        self._attributes = {
+            (site.key, adapter.name): {name: _attribute(f"{site.key}:{adapter.name}:{name}") for name in shapes}
+            for site in plan.sites
+            for adapter, shapes in site.adapters.items()
+        }
 
     def named(self) -> dict[str, nn.Parameter]:
         """Give the banks by name: ``site:adapter:parameter``."""
@@ -49,8 +54,7 @@ class Banks(nn.Module):
 
     def of(self, site: Site, adapter: Adapter) -> dict[str, Tensor]:
         """Give the banks of one adapter at one site."""
-        prefix = _attribute(f"{site.key}:{adapter.name}")
-        return {name: getattr(self, f"{prefix}:{name}") for name in site.adapters[adapter]}
+        return {name: getattr(self, attribute) for name, attribute in self._attributes[site.key, adapter.name].items()}
 
 
 class Injection:
@@ -64,7 +68,10 @@ class Injection:
 
     def __init__(self, network: nn.Module, plan: Plan, banks: Banks) -> None:
         self.network, self.plan, self.banks = network, plan, banks
-        self.handles: list[RemovableHandle] = []
+        # Made once: a compiled graph knows them, and stays valid when they come off and go on again.
+        self._attentions = self._make_attentions()
+        self._hooks = self._make_hooks()
+        self._handles: list[RemovableHandle] = []
         self._route: Route | None = None
         self._observed: Observed | None = None
         self._busy = False
@@ -73,18 +80,20 @@ class Injection:
     def attach(self) -> None:
         """Put the hooks on."""
         self.attached = True
-        for site in self.plan.sites:
-            for path in site.modules:
-                self._attach(site, self.network.get_submodule(path))
+        # Before the network's own hooks: what the layer itself gives is what a folded layer gives.
+        self._handles = [
+            module.register_forward_hook(hook, with_kwargs=True, prepend=True) for module, hook in self._hooks
+        ]
+        for module, forward in self._attentions.items():
+            module.forward = forward
 
     def detach(self) -> None:
         """Take every hook off."""
-        self.attached = False
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
-        for module in self.network.modules():
-            if isinstance(vars(module).get("forward"), AdaptedAttention):
+        if self.attached:
+            self.attached = False
+            for handle in self._handles:
+                handle.remove()
+            for module in self._attentions:
                 del module.forward
 
     @contextmanager
@@ -133,7 +142,10 @@ class Injection:
         """Give a site's adapted output from its input and output."""
         if self._observed is not None:
             self._observed.setdefault(site.key, []).append(y.detach())
-        if self._route is None or self._busy:
+        if self._route is None:
+            _check_not_recomputing(site)
+            return y
+        if self._busy:
             return y
         _check_tensors(site, x, y)
         mix = self._route.visit(site.key)
@@ -145,20 +157,25 @@ class Injection:
             self._busy = False
         return y
 
-    def _attach(self, site: Site, module: nn.Module) -> None:
-        if not isinstance(module, nn.MultiheadAttention) or not site.layer.part:
-            hook = SiteHook(self, site)
-            # Before the network's own hooks: what the layer itself gives is what a folded layer gives.
-            self.handles.append(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
-        elif "forward" not in vars(module):
-            self.handles.append(module.register_forward_hook(SiteHook(self, None), with_kwargs=True))
-            sites = {site.layer.part: site for site in self._parts(module)}
-            module.forward = AdaptedAttention(module, AttentionParts(self, sites, module))  # type: ignore[method-assign]
+    def _make_attentions(self) -> dict[nn.Module, AdaptedAttention]:
+        parts: dict[nn.Module, dict[str, Site]] = {}
+        for site, module in self._places():
+            if site.layer.part:
+                parts.setdefault(module, {})[site.layer.part] = site
+        return {
+            module: AdaptedAttention(module, AttentionParts(self, sites, module))
+            for module, sites in parts.items()
+            if isinstance(module, nn.MultiheadAttention)
+        }
 
-    def _parts(self, module: nn.Module) -> Iterator[Site]:
+    def _make_hooks(self) -> list[tuple[nn.Module, SiteHook]]:
+        hooks = [(module, SiteHook(self, site)) for site, module in self._places() if not site.layer.part]
+        return hooks + [(module, SiteHook(self, None)) for module in self._attentions]
+
+    def _places(self) -> Iterator[tuple[Site, nn.Module]]:
         for site in self.plan.sites:
-            if site.layer.part and any(self.network.get_submodule(path) is module for path in site.modules):
-                yield site
+            for path in site.modules:
+                yield site, self.network.get_submodule(path)
 
 
 class SiteHook:
@@ -225,6 +242,14 @@ def bank_names(plan: Plan) -> dict[str, tuple[Site, Adapter, str]]:
         for adapter, shapes in site.adapters.items()
         for name in shapes
     }
+
+
+def _check_not_recomputing(site: Site) -> None:
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        raise UnsupportedLayer(
+            f"{site.key} ({site.layer.class_name}): the network runs it again in the backward pass (activation "
+            "checkpointing), when it isn't known any more which rows lack what; switch that off in the network"
+        )
 
 
 def _check_tensors(site: Site, x: Any, y: Any) -> None:

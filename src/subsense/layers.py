@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Layer:
     groups: int = 1
     out_axis: int = 0
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Name the layer: its path, and the part where it is one of several."""
         return ".".join(filter(None, (self.path, self.part))) or "network"

@@ -321,7 +321,7 @@ class RobustModel(nn.Module):
     def _adapted(self, filled: Filled, route: Route) -> Any:
         with plain_attention(), self.injection.using(route):
             output = self.call(self.network, self.modalities, filled)
-        if not self._checked and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and not self._checked:  # in this order: a graph must not depend on it
             self.injection.check_called(route.calls)
             self._checked = True
         return output

@@ -153,7 +153,6 @@ class Router:
         self.trained_rows: frozenset[int] = frozenset()
         self.index = {modalities.code(one): row for row, one in enumerate(self.combinations)}
         self.complete = modalities.code(modalities.complete)
-        self._tables: dict[tuple[bool, frozenset[int]], list[int]] = {}
 
     @property
     def row_names(self) -> tuple[str, ...]:
@@ -211,11 +210,8 @@ class Router:
 
     def table(self, training: bool) -> list[int]:
         """Give, for each combination as a bit mask, the one whose set serves it; -1 for none at all or a refusal."""
-        key = (training, self.trained_rows)
-        if key not in self._tables:
-            codes = range(1, self.complete + 1)
-            self._tables = {key: [-1, *(self._substitute_or_none(code, training) for code in codes)]}
-        return self._tables[key]
+        codes = range(1, self.complete + 1)
+        return [-1, *(self._substitute_or_none(code, training) for code in codes)]
 
     def _substitute_or_none(self, code: int, training: bool) -> int:
         try:

@@ -243,7 +243,7 @@ def _check_gradients(robust: RobustModel, inputs: Inputs) -> None:
         outputs = output_tensors(robust({name: inputs[name] for name in combination}))
         moved = [tensor for tensor in outputs if tensor.requires_grad]
         _assert(bool(moved), f"no gradient reaches the adapters for {combination}")
-        torch.stack([tensor.float().square().sum() for tensor in moved]).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack([tensor.float().square().sum() for tensor in moved]).sum().backward()
     for name, parameter in parameters.items():
         reached = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
         _assert(reached, f"{name} gets no gradient")

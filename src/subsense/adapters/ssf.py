@@ -42,8 +42,9 @@ class SSF:
     ) -> Tensor:
         """Scale and shift the output."""
         scaled = y * (1 + mix.blend(bank["scale"], y, layer.axis))
-        shifted = scaled + mix.blend(bank["shift"], y, layer.axis) if "shift" in bank else scaled
-        return shifted.to(y.dtype)
+        if "shift" in bank:
+            scaled += mix.blend(bank["shift"], y, layer.axis)  # in place: no one else holds it
+        return scaled.to(y.dtype)
 
     def merge(self, rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
         """Add up the bank rows."""
