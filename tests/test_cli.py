@@ -135,10 +135,9 @@ def test_no_verb_and_an_unknown_one_are_usage_mistakes() -> None:
 
 def process(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a command line in a process of its own, by the script that a user calls."""
-    return subprocess.run(
-        [Path(sys.executable).with_name("subsense"), *arguments], cwd=folder, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "COLUMNS": "80"},
-    )  # fmt: skip
+    command = [Path(sys.executable).with_name("subsense"), *arguments]
+    environment = {**os.environ, "COLUMNS": "80"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_process_keeps_streams_apart_and_finds_code_in_the_current_folder(own: Path) -> None:

@@ -363,7 +363,7 @@ CALLS: list[tuple[Any, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("inputs", "present", "message"), CALLS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("inputs", "present", "message"), CALLS, ids=[message for *_, message in CALLS])
 def test_a_fault_in_a_call_leaves_the_model_as_it_was(inputs: Any, present: Any, message: str) -> None:
     robust, good = adapted()
     expected, trained, before = robust(only(good, ["left"])), robust.trained, snapshot(robust)

@@ -316,9 +316,16 @@ class EvaluatePart(_Part):
 
 
 class Recipe(_Part):
-    """Hold a whole recipe."""
+    """Hold a whole recipe.
+
+    Attributes:
+        seed: of every random draw.
+        threads: that the CPU computes in; None: as torch chooses. Small networks are faster in one.
+        output: the folder that everything is written to.
+    """
 
     seed: NonNegativeInt = 0
+    threads: PositiveInt | None = None
     network: NetworkPart
     data: DataPart
     adapt: AdaptPart

@@ -18,6 +18,7 @@ ERR = Console(stderr=True, highlight=False)
 
 NARROWEST_BAR = 12
 WIDEST_BAR = 50
+GAP = 3  # between columns: the padding on both sides and the rule
 
 
 def say(text: object = "", style: str = "", to: Console = OUT) -> None:
@@ -46,12 +47,13 @@ def say_results(results: Results, to: Console = OUT) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, title in enumerate(header):
         table.add_column(title, justify="right" if number else "left", no_wrap=number > 0)
-    room = min(to.width - sum(max(map(len, column)) + 2 for column in zip(header, *cells, strict=True)) - 2, WIDEST_BAR)
+    taken = sum(max(map(len, column)) + GAP for column in zip(header, *cells, strict=True))
+    room = min(to.width - taken, WIDEST_BAR)
     has_bar = results.unit == "fraction" and room >= NARROWEST_BAR
     if has_bar:
         table.columns[0].no_wrap = True
         table.add_column("", width=room, no_wrap=True)
-    mean = results.mean() if len(cells) > len(results.rows) else None
+    mean = results.summary
     for row, texts in zip([*results.rows, *([mean] if mean else [])], cells, strict=True):
         if row is mean:
             table.add_section()

@@ -34,11 +34,8 @@ def demo(
     """
     to = ERR if as_json else OUT
     say(INTRODUCTION, to=to)
-    import torch
-
     from subsense.cli import pipeline
 
-    torch.set_num_threads(1)  # layers this small only wait for each other's threads
     job = pipeline.open_job("digits", output=output, changes=[f"seed={seed}"])
     rmtree(job.state, ignore_errors=True)
     pipeline.start(job)

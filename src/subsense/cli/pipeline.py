@@ -94,8 +94,14 @@ class Job:
 def open_job(
     name: str, root: Path | None = None, output: Path | None = None, changes: Iterable[str] | None = None
 ) -> Job:
-    """Read a recipe; command line options go before what it says. Raise `RecipeError` where it is at fault."""
+    """Read a recipe, and set the number of threads it asks for; command line options go before what it says.
+
+    Raises:
+        RecipeError: the recipe is at fault.
+    """
     recipe = load_recipe(name, changes or ())
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
     return Job(name, recipe, root, output or Path(recipe.output))
 
 
