@@ -33,14 +33,10 @@ from subsense import (
 INPUTS = draw(TOWERS)
 
 
-def saved(folder: Path, name: str = "towers", seed: int = 0, **options: Any) -> nn.Module:
-    """Save the sets of a model; its network, no longer adapted, is given back."""
-    network, needed = make(name)
-    save(with_sets(adapt(network, **needed | options), seed), folder)
-    for handle in [network]:
-        adapted = [module for module in handle.modules() if module._forward_hooks]
-        assert adapted
-    return make(name)[0]
+def saved(folder: Path, seed: int = 0, **options: Any) -> nn.Module:
+    """Save the sets of a model of `Towers`, and give another copy of its network."""
+    save(with_sets(adapt(make("towers")[0], TOWERS, **options), seed), folder)
+    return make("towers")[0]
 
 
 def outputs(robust: RobustModel, inputs: dict[str, Tensor]) -> list[Tensor]:
@@ -75,6 +71,8 @@ def test_every_network_comes_back(tmp_path: Path, name: str) -> None:
     robust = with_sets(adapt(network, **options, method=["ssf", LoRA(rank=2, alpha=3)]))
     expected = outputs(robust, inputs)
     save(robust, tmp_path)
+    with pytest.raises(PlanError, match="adapted already; call detach"):
+        load(tmp_path, network)
     assert all(
         torch.equal(*pair) for pair in zip(outputs(load(tmp_path, make(name)[0]), inputs), expected, strict=True)
     )
@@ -187,12 +185,10 @@ def kill(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, count: int) ->
     monkeypatch.setattr(module, name, dying)
 
 
-@pytest.mark.parametrize(
-    ("name", "count", "is_new"),
-    [("fsync", 0, False), ("replace", 0, False), ("fsync", 1, False), ("replace", 1, False)],
-)
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("name", ["fsync", "replace"])
 def test_a_kill_while_saving_leaves_the_older_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int, is_new: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int
 ) -> None:
     network = saved(tmp_path, seed=1)
     with monkeypatch.context() as patched:
@@ -268,23 +264,23 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[CheckpointError], str]] = {
     "a later format": (
         edit(format=2),
         CheckpointError,
-        "format 2, and this version of subsense reads up to 1; install",
+        "format 2, and this version .* up to 1; install",
     ),
     "an unknown method": (
         edit(method=[{"name": "dora"}]),
         CheckpointError,
-        "method .*'dora'.* is none that this version",
+        "'dora'.* is none that this version",
     ),
     "unknown options": (edit(method=[{"name": "ssf", "rank": 1}]), CheckpointError, "is none that this version"),
     "a foreign tensor": (
         rewrite(lambda t: t.update(other=torch.zeros(1))),
         ForeignTensor,
-        "'other' belongs to no site",
+        "'other' belongs to no",
     ),
     "a tensor less": (
         rewrite(lambda t: t.pop("left:ssf:scale")),
         ForeignTensor,
-        r"'left:ssf:scale' \(2, 8\) is missing",
+        r"left:ssf:scale' \(2, 8\) is missing",
     ),
     "another shape": (
         rewrite(lambda t: t.update({"head:ssf:scale": torch.zeros(2, 4)})),
@@ -294,7 +290,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[CheckpointError], str]] = {
     "another number of rows": (
         edit(combinations=["left"]),
         ForeignTensor,
-        r"expected shape \(1, 8\), but found \(2, 8\)",
+        r"\(1, 8\), but found \(2, 8\)",
     ),
     "another network": (edit(fingerprint="0" * 32), OtherNetwork, "made for a Towers with fingerprint 0000"),
     "a layer class that is not there": (
@@ -334,9 +330,7 @@ def test_a_checkpoint_of_another_network(tmp_path: Path, other: Callable[[], nn.
     saved(tmp_path)
     network = other()
     before = snapshot(network)
-    with pytest.raises(
-        OtherNetwork, match=f"made for a Towers with fingerprint .*, but this {type(network).__name__} has"
-    ):
+    with pytest.raises(OtherNetwork, match=f"for a Towers with fingerprint .*, but this {type(network).__name__} has"):
         load(tmp_path, network)
     assert snapshot(network) == before
 
@@ -362,9 +356,7 @@ def ones(name: str, inputs: dict[str, Tensor], present: Tensor) -> Tensor:
 def test_functions_need_to_be_passed_again(tmp_path: Path) -> None:
     network = saved(tmp_path, call=call, fill={"right": ones})
     before = snapshot(network)
-    with pytest.raises(
-        CheckpointError, match=r"called by a function, which is not saved; pass it: load\(..., call=...\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"by a function, which is not saved; pass it: load\(..., call=...\)"):
         load(tmp_path, network, fill=ones)
     with pytest.raises(CheckpointError, match=r"'right' was filled by a function.*load\(..., fill=\{'right': ...\}\)"):
         load(tmp_path, network, call=call)

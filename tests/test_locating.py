@@ -13,8 +13,8 @@ from subsense.locating import locate
 from subsense.routing import Placement
 
 WINDOWS = 4
-INPUTS = {"a": torch.randn(3, 8, 6), "b": torch.randn(3, 8, 6)}
-PRESENT = torch.tensor([[True, False], [True, True], [False, True]])
+INPUTS = {"a": torch.randn(4, 8, 6), "b": torch.randn(4, 8, 6)}
+PRESENT = torch.tensor([[True, False], [True, True], [False, True], [True, False]])  # groups in another order
 
 FIRST = (torch.arange(3 * WINDOWS) % WINDOWS == 0)[:, None, None]  # of the windows of a row
 
@@ -36,6 +36,7 @@ LAYOUTS: dict[str, tuple[Callable[[Tensor], Tensor], Placement | None]] = {
     "rows doubled in another order": (lambda x: torch.cat([x, x.roll(1, 0)]), None),
     "two axes": (lambda x: x[:, 0] @ x[:, 0].T, None),
     "one number for each row": (lambda x: x.mean((1, 2)), Placement(0)),
+    "behind a silent unit": (lambda x: (x.amax((1, 2)) - 12).relu(), Placement(0)),
     "sum of rows": (lambda x: x.sum(0), None),
     "one row too many": (lambda x: torch.cat([x, x[:1]]), None),
     "random": (lambda x: x + torch.rand(8, 6), Placement(0)),
@@ -82,6 +83,12 @@ def test_a_site_called_another_number_of_times_is_not_located() -> None:
         lambda filled: {"site": list(filled["x"][0]), "other": [filled["x"][0]]}, {"x": (torch.randn(2, 4),)}
     )
     assert found.unknown(["site", "other", "never"]) == ["site", "never"]
+
+
+def test_a_site_called_more_often_for_some_values_is_not_located() -> None:
+    calls = iter([1, 1, 2] + [1] * 99)
+    found = locate(lambda filled: {"site": [filled["x"][0]] * next(calls)}, {"x": (torch.randn(2, 4),)})
+    assert found.placements == {"site": (None,)}
 
 
 def test_locating_leaves_the_random_numbers_alone() -> None:
@@ -153,7 +160,7 @@ def adapted(name: str, **options: Any) -> tuple[RobustModel, dict[str, Tensor], 
         factory, located = NETS[name]
         return with_sets(adapt(factory(), {"a": "8 6", "b": "8 6"}, **options)), INPUTS, located
     network, needed = make(name)
-    inputs = {"words": torch.randn(3, 4, 5), "sound": torch.randn(3, 4, 7)}
+    inputs = {"words": torch.randn(4, 4, 5), "sound": torch.randn(4, 4, 7)}
     return with_sets(adapt(network, **needed, **options)), inputs, True
 
 
@@ -207,9 +214,8 @@ class Outputs(Queries):
 
     def forward(self, a: Tensor, b: Tensor) -> Any:
         tokens = super().forward(a, b)
-        return {"tokens": [tokens, tokens.transpose(0, 1)], "none": None} | (
-            {"loss": tokens.mean()} if self.loss else {}
-        )
+        parts = [tokens, tokens.transpose(0, 1), tokens.flatten(0, 1)]
+        return {"tokens": parts, "none": None} | ({"loss": tokens.mean()} if self.loss else {})
 
 
 def test_grouped_rows_come_back_in_order_in_every_part_of_an_output() -> None:
@@ -221,7 +227,7 @@ def test_grouped_rows_come_back_in_order_in_every_part_of_an_output() -> None:
             for i, has in enumerate(PRESENT)
         ]
     )
-    torch.testing.assert_close(output["tokens"], [expected, expected.transpose(0, 1)])
+    torch.testing.assert_close(output["tokens"], [expected, expected.transpose(0, 1), expected.flatten(0, 1)])
     assert output["none"] is None
 
 

@@ -116,6 +116,13 @@ def test_a_complete_batch_records_no_graph_unless_its_inputs_ask_for_one() -> No
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in robust.network.parameters())
 
 
+def test_the_network_called_by_itself_is_not_adapted() -> None:
+    robust, inputs = adapted()
+    before = robust.network(**inputs)
+    robust(only(inputs, ["left"]))
+    assert torch.equal(robust.network(**inputs), before)
+
+
 def test_the_network_stays_in_eval_mode() -> None:
     robust, _ = adapted("cameras")
     assert robust.train().training

@@ -70,7 +70,7 @@ BROKEN = {
     "ssf, scale not from the identity": (
         SSF,
         "apply",
-        lambda self, layer, module, bank, mix, x, y: y * mix.blend(bank["scale"], y, layer.axis) + bank["shift"].sum() * 0,
+        lambda self, layer, module, bank, mix, x, y: y * mix.blend(bank["scale"], y, layer.axis),
     ),
     "scale, bias not scaled": (
         Scale,
@@ -95,7 +95,7 @@ BROKEN = {
         + mix.blend(bank["bias"], y, layer.axis),
     ),
     "lora, starts elsewhere": (LoRA, "start", lambda self, name, row, generator: row.normal_(generator=generator)),
-    "lora, without a seed": (LoRA, "start", lambda self, name, row, generator: row.normal_() if name == "down" else None),
+    "lora, no seed": (LoRA, "start", lambda self, name, row, generator: row.normal_() if name == "down" else None),
     "lora, factor forgotten in the fold": (
         LoRA,
         "fold",

@@ -147,7 +147,7 @@ class _Once:
     def write(self, slot: Slot, module: nn.Module, value: Tensor, changed: bool) -> None:
         """Put a value where the slot points."""
         owner, old = slot.owner(module), slot.parameter(module)
-        if not changed and old is None:
+        if not changed:
             return
         if old is None or id(old) not in self.replaced:
             new = nn.Parameter(_whole(slot, old, value), requires_grad=old is not None and old.requires_grad)

@@ -1,9 +1,9 @@
 """Find out where, inside a network, the rows of a batch are.
 
 A layer may see the batch first, second (sequence-first transformers), or folded with windows or frames into one axis.
-Running a few rows, running one fewer, and running the same with each row changed in turn tells, for every tensor, which
-axis grows with the batch and which slices of it belong to which row. Where that leaves a doubt, the tensor counts as not
-located, and mixed batches run grouped: never does a row get another row's set.
+Running a few rows, running one fewer, and running the same with each row changed in turn tells, for every tensor,
+which axis grows with the batch and which slices of it belong to which row. Where that leaves a doubt, the tensor
+counts as not located, and mixed batches run grouped: never does a row get another row's set.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from subsense.inputs import Inputs, read
 from subsense.layers import LayerClass
 from subsense.modalities import AxisSpec, Modalities
 from subsense.model import RobustModel, adapt
-from subsense.routing import SHARINGS
 
 FOLD_TOLERANCE = 1e-5  # relative to the greatest output, float32
 ROW_TOLERANCE = 1e-5

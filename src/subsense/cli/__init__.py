@@ -53,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make a pretrained multimodal network work with any subset of its modalities.",
-    epilog="A session: subsense demo; or subsense cp digits, edit digits.yaml, subsense train digits.yaml.",
+    epilog="Exit codes: 0 success, 1 what was started failed, 2 the command line or the recipe is wrong.",
 )
 for verb in (demo, ls, cp, validate, plan, train, evaluate, report, fold):
     app.command()(verb)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -390,13 +393,23 @@ def _spread(samples: Any) -> list[Any]:
 
 def write_folded(job: Job, robust: ss.RobustModel, combination: str, file: Path) -> None:
     """Fold a combination's set and write the network in the form that the file's ending names."""
-    match file.suffix:
-        case ".onnx":
-            ss.fold(robust, combination, onnx=file, example=_one_row(job))
-        case ".pt2":
-            ss.fold(robust, combination, export=file, example=_one_row(job))
-        case _:
-            write_weights(ss.fold(robust, combination), file, f"folded: {combination}")
+    with _quiet_exporters():
+        match file.suffix:
+            case ".onnx":
+                ss.fold(robust, combination, onnx=file, example=_one_row(job))
+            case ".pt2":
+                ss.fold(robust, combination, export=file, example=_one_row(job))
+            case _:
+                write_weights(ss.fold(robust, combination), file, f"folded: {combination}")
+
+
+@contextmanager
+def _quiet_exporters() -> Iterator[None]:
+    """Keep torch from telling of its own deprecations, and of packages that nobody asked for."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _one_row(job: Job) -> Any:
