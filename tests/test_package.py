@@ -9,13 +9,27 @@ import pytest
 
 import subsense
 
-VERBS = {"adapt", "evaluate", "finetune", "fold", "load", "plan", "prepare", "save", "train", "train_dedicated"}
+VERBS = {
+    "adapt",
+    "collect_examples",
+    "evaluate",
+    "finetune",
+    "fold",
+    "load",
+    "plan",
+    "prepare",
+    "report",
+    "save",
+    "train",
+    "train_dedicated",
+}
 NOUNS = {"Combination", "Distill", "LayerClass", "Mean", "Modalities", "Plan", "Results", "RobustModel"}
 METHODS = {"BitFit", "LoRA", "Norm", "SSF", "Scale", "Shift"}
 ERRORS = {
     "CheckpointError",
     "DamagedFile",
     "DataError",
+    "FactoryError",
     "FoldError",
     "ForeignTensor",
     "InputError",

@@ -11,6 +11,7 @@ from subsense.errors import (
     CheckpointError,
     DamagedFile,
     DataError,
+    FactoryError,
     FoldError,
     ForeignTensor,
     InputError,
@@ -37,6 +38,7 @@ from subsense.layers import LayerClass
 from subsense.modalities import Combination, Modalities
 from subsense.model import RobustModel, adapt
 from subsense.plan import Plan, plan
+from subsense.reporting import collect_examples, report
 from subsense.results import Results
 from subsense.training import Distill, train
 
@@ -50,6 +52,7 @@ __all__ = [
     "DamagedFile",
     "DataError",
     "Distill",
+    "FactoryError",
     "FoldError",
     "ForeignTensor",
     "InputError",
@@ -79,12 +82,14 @@ __all__ = [
     "UnsupportedLayer",
     "UntrainedCombination",
     "adapt",
+    "collect_examples",
     "evaluate",
     "finetune",
     "fold",
     "load",
     "plan",
     "prepare",
+    "report",
     "save",
     "train",
     "train_dedicated",

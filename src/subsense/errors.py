@@ -21,6 +21,7 @@ Every message says what was expected, what was found, where, and what to do::
     │   ├── OtherModalities
     │   └── ForeignTensor
     ├── DataError             (ValueError)    a data set: unknown, absent, incomplete
+    ├── FactoryError          (ValueError)    a network or data set by name that isn't there or refuses its options
     ├── ResultsError          (ValueError)    a results file that cannot be read
     └── RecipeError           (ValueError)    all faults of a recipe, together
 """
@@ -105,6 +106,10 @@ class ForeignTensor(CheckpointError):
 
 class DataError(SubsenseError, ValueError):
     """Report a data set that is unknown, absent or incomplete."""
+
+
+class FactoryError(SubsenseError, ValueError):
+    """Report a name, a ``package.module:factory`` or an option that is unknown."""
 
 
 class ResultsError(SubsenseError, ValueError):

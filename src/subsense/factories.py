@@ -11,13 +11,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from subsense.errors import SubsenseError, closest
+from subsense.errors import FactoryError, SubsenseError, closest
 
 Factory = Callable[..., Any]
-
-
-class FactoryError(SubsenseError, ValueError):
-    """Refuse a name that leads to no factory, or options which a factory does not take."""
 
 
 def find(name: str, table: Mapping[str, str], what: str, error: type[SubsenseError] = FactoryError) -> Factory:

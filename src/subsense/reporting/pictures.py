@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart; longer lists of classes repeat it.
 PALETTE = ("#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
@@ -46,6 +49,8 @@ def picture(value: Tensor) -> str:
 def image(values: Tensor) -> str:
     """Write an image (1 or 3, H, W) of values in 0..1 as a data URI."""
     pixels = (values.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    from PIL import Image
+
     return _png(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), Image.Resampling.LANCZOS)
 
 
@@ -56,6 +61,8 @@ def mask(classes: Tensor, num_classes: int) -> str:
         colours[index] = (*_rgb(class_colour(index) or ""), MASK_OPACITY)
     is_class = (classes >= 0) & (classes < num_classes)
     indices = torch.where(is_class, classes, num_classes).cpu().numpy()
+    from PIL import Image
+
     return _png(Image.fromarray(colours[indices]), Image.Resampling.NEAREST)
 
 
@@ -66,6 +73,8 @@ def _stretched(values: Tensor) -> Tensor:
 
 
 def _png(drawn: Image.Image, shrink: Image.Resampling) -> str:
+    from PIL import Image
+
     longest = max(drawn.size)
     if longest > LARGEST:
         drawn.thumbnail((LARGEST, LARGEST), shrink)
