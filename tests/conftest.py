@@ -1,4 +1,4 @@
-"""What every test may rely on: one thread per worker, and the real data where it is at hand."""
+"""What every test may rely on: one thread, and the real data where it is at hand."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; processes that tests start inherit it
+# Before torch is imported; processes that tests start inherit it. The layers here only wait for each other's threads.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
