@@ -88,7 +88,10 @@ def run(root, seed, joint_epochs, only):
         "zero-filled pretrained": {},
         "separate, independent": separate | {"strategy": "separate", "sharing": "independent"},
         "joint, additive": joint,
+        "joint, additive, the network's dropout on": joint | {"dropout": True},
         "joint, independent": joint | {"sharing": "independent"},
+        "joint, additive, labels and the network's own targets": joint
+        | {"loss": ss.Distill(task=smoothed, task_weight=0.5), "lr": 1e-2},
         "joint, additive, distilled without labels": joint | {"loss": "distill", "lr": 1e-2},
         "joint, additive, SSF + LoRA rank 4": joint | {"method": ["ssf", ss.LoRA(4)]},
         "zero-filled pretrained, on 7 combinations": {"measured": UNSEEN},
