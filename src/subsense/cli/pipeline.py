@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -324,7 +324,7 @@ def train_dedicated(job: Job, robust: ss.RobustModel) -> dict[str, nn.Module]:
     for number, combination in enumerate(chosen, 1):
         note(f"training a network for {combination} alone ({number} of {len(chosen)}), {part.epochs} epochs")
         settings = _settings(job, part)
-        make = lambda: fresh_network(job.recipe)  # noqa: E731
+        make = partial(fresh_network, job.recipe)
         networks[str(combination)] = ss.train_dedicated(robust, make, combination=combination, **settings)
     return networks
 
