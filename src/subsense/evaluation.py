@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from subsense import metrics
 from subsense.adapters import to_json
+from subsense.batches import available, take
 from subsense.errors import InputError, closest
 from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.model import FilledNetwork, RobustModel
@@ -105,13 +106,14 @@ class _Table:
 
     def update(self, inputs: Mapping[str, Any], target: Tensor) -> None:
         """Take in one batch."""
-        has = _present(self.modalities, inputs, len(target)).to(target.device)
+        has = available(self.modalities, inputs)
         values = {name: value for name, value in inputs.items() if name != "present" and value is not None}
         for combination in self.counts:
-            wanted = self.modalities.present(combination).to(target.device)
-            rows = has[:, wanted].all(dim=1)
-            if rows.any():
-                self._update(combination, _take(values, rows), wanted.expand(int(rows.sum()), -1), target[rows])
+            wanted = self.modalities.present(combination)
+            rows = has[:, wanted].all(dim=1).nonzero().flatten()
+            if len(rows):
+                some, truth = take((values, target), rows, len(target))
+                self._update(combination, some, wanted.expand(len(rows), -1), truth)
 
     def _update(self, combination: Combination, inputs: Any, present: Tensor, target: Tensor) -> None:
         self.counts[combination] += len(target)
@@ -185,24 +187,6 @@ def _parts(batch: Any, device: torch.device) -> tuple[dict[str, Any], Tensor]:
             f"expected the target of a batch to be a tensor (batch, ...), but found {type(target).__name__}"
         )
     return _each(inputs, lambda tensor: tensor.to(device)), target.to(device)
-
-
-def _present(modalities: Modalities, inputs: Mapping[str, Any], num_rows: int) -> Tensor:
-    """Give which modalities the rows of a batch have: bool (batch, modality)."""
-    passed = torch.tensor([inputs.get(name) is not None for name in modalities])
-    present = inputs.get("present")
-    if present is None:
-        return passed.expand(num_rows, -1)
-    expected = (num_rows, len(modalities))
-    if present.dtype != torch.bool or tuple(present.shape) != expected:
-        found = f"{present.dtype} {tuple(present.shape)}"
-        raise InputError(f"present: expected bool {expected}, in the order {', '.join(modalities)}, but found {found}")
-    has: Tensor = present & passed.to(present.device)
-    return has
-
-
-def _take(values: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
-    return dict(values) if rows.all() else _each(values, lambda tensor: tensor[rows])
 
 
 def _each(values: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:

@@ -44,10 +44,10 @@ def import_factory(place: str) -> Factory:
     if not (module_name and colon and name):
         raise FactoryError(f"Expected a factory written 'package.module:name', but got {place!r}.")
     module = _import(module_name)
-    found = getattr(module, name, None)
+    found: Factory | None = getattr(module, name, None)
     if not callable(found):
         raise FactoryError(f"Expected a callable {name!r} in module {module_name!r}.{closest(name, vars(module))}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _import(name: str) -> ModuleType:

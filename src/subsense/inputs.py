@@ -78,17 +78,17 @@ def read(modalities: Modalities, inputs: Inputs, present: Tensor | None = None) 
     if not isinstance(inputs, Mapping):
         raise InputError(f"expected a mapping of modality to tensor, but found {type(inputs).__name__}")
     _check_names(modalities, inputs)
-    present = inputs.get("present") if present is None else present  # type: ignore[assignment]
+    said = inputs.get("present") if present is None else present
     tensors = {name: _parts(modality, inputs.get(name)) for name, modality in modalities.items()}
     passed = [(axes, label, tensor) for axes, label, tensor in _walk(modalities, tensors)]
     if not passed:
         raise InputError(f"all modalities are missing: pass at least one of {', '.join(modalities)}")
     sizes, (num_rows, device) = _resolve(passed), _common(passed)
     given = tuple(name for name, parts in tensors.items() if parts is not None)
-    if present is None:
+    if said is None:
         present = modalities.present(given).expand(num_rows, -1)
         return Batch(tensors, present, frozenset(given), modalities.code(given), sizes, num_rows, device)
-    _check_present(modalities, present, num_rows)
+    present = _checked_present(modalities, said, num_rows)
     if torch.compiler.is_compiling():
         present = present & modalities.present(given).to(present.device)
         return Batch(tensors, present, frozenset(), None, sizes, num_rows, device)
@@ -118,17 +118,16 @@ def _check_names(modalities: Modalities, inputs: Inputs) -> None:
 def _parts(modality: Modality, value: Tensor | Mapping[str, Tensor] | None) -> tuple[Tensor, ...] | None:
     if value is None:
         return None
-    if modality.is_single:
-        value = {modality.name: value}  # type: ignore[dict-item]
-    if not isinstance(value, Mapping) or set(value) != set(modality.parts):
-        found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+    parts: object = {modality.name: value} if modality.is_single else value
+    if not isinstance(parts, Mapping) or set(parts) != set(modality.parts):
+        found = sorted(parts) if isinstance(parts, Mapping) else type(parts).__name__
         raise InputError(
             f"modality {modality.name!r}: expected a mapping with {list(modality.parts)}, but found {found}"
         )
-    for part, tensor in value.items():
+    for part, tensor in parts.items():
         if not isinstance(tensor, Tensor):
             raise InputError(f"input {part!r}: expected a tensor, but found {type(tensor).__name__}")
-    return tuple(value[part] for part in modality.parts)
+    return tuple(parts[part] for part in modality.parts)
 
 
 def _walk(
@@ -193,7 +192,7 @@ def _check_rows(modalities: Modalities, given: tuple[str, ...], present: Tensor)
             raise InputError(f"`present` says that {name!r} is there, but no {name!r} was passed")
 
 
-def _check_present(modalities: Modalities, present: Tensor, num_rows: int) -> None:
+def _checked_present(modalities: Modalities, present: object, num_rows: int) -> Tensor:
     if not isinstance(present, Tensor) or present.dtype != torch.bool:
         found = present.dtype if isinstance(present, Tensor) else type(present).__name__
         raise InputError(f"`present`: expected a bool tensor (batch, modality), but found {found}")
@@ -202,6 +201,7 @@ def _check_present(modalities: Modalities, present: Tensor, num_rows: int) -> No
             f"`present`: expected shape ({num_rows}, {len(modalities)}), rows x ({', '.join(modalities)}), "
             f"but found {tuple(present.shape)}"
         )
+    return present
 
 
 def _some(numbers: list[int], most: int = 5) -> str:

@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 from subsense.errors import PlanError, UnsupportedLayer
 
@@ -168,8 +168,8 @@ def _conv(path: str, module: nn.Module) -> Iterator[Layer]:
 
 
 def _channel_norm(path: str, module: nn.Module) -> Iterator[Layer]:
-    channels = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
-    features = (int(channels),)  # type: ignore[arg-type]
+    assert isinstance(module, (nn.GroupNorm, _NormBase))
+    features = (module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features,)
     axis = -module._get_no_batch_dim() if isinstance(module, _InstanceNorm) else 1
     slots = Slot("weight", features), Slot("bias", features)
     yield Layer(path, "norm", type(module).__name__, features, axis, *slots)
@@ -290,7 +290,7 @@ def _computed_weight(module: nn.Module) -> str | None:
 
 def _check_sizes(network: nn.Module) -> None:
     for path, module in network.named_modules():
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+        if any(map(is_lazy, (*module._parameters.values(), *module._buffers.values()))):
             raise UnsupportedLayer(
                 f"{path or 'the network'} ({type(module).__name__}): its size isn't known yet; run the network once "
                 "before adapting it"

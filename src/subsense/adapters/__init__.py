@@ -62,7 +62,7 @@ def parse_method(method: Method) -> tuple[Adapter, ...]:
 
 def to_json(adapters: Sequence[Adapter]) -> list[dict[str, Any]]:
     """Give methods as plain data, from which `from_json` makes equal ones."""
-    return [{"name": adapter.name} | asdict(adapter) for adapter in adapters]  # type: ignore[call-overload]
+    return [{"name": adapter.name} | asdict(adapter) for adapter in adapters]
 
 
 def from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Adapter, ...]:

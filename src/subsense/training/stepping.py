@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from subsense.batches import available, split, take
 from subsense.errors import InputError, NonFiniteLoss, TrainingError
-from subsense.training.draws import Draw, available, split, take
+from subsense.training.draws import Draw
 from subsense.training.processes import Processes
 from subsense.training.randomness import derive_seed, seed_everything
 from subsense.training.run import Position, Run

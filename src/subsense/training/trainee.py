@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from subsense.batches import num_rows
 from subsense.modalities import Combination, Modalities
 from subsense.model import FilledNetwork, RobustModel
-from subsense.training.draws import num_rows
 
 Fixed = Mapping[str, Tensor]
 """Parameter's name -> bool, along its first axes: what must not move."""

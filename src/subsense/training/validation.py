@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subsense.batches import available, split, take
 from subsense.errors import InputError, TrainingError
 from subsense.metrics import Measure, select_scores
 from subsense.modalities import Combination, Modalities
-from subsense.training.draws import available, split, take
 from subsense.training.losses import Objective, Select
 from subsense.training.processes import Processes
 from subsense.training.randomness import seed_everything, seed_loader
