@@ -1,10 +1,14 @@
 """Compare ways to train the adapter sets of four real sensors: UTD-MHAD, cross-subject, 14 incomplete combinations.
 
-    python benchmarks/utd_mhad_sharing.py --root FOLDER_OF_DATA_SETS
+    python benchmarks/utd_mhad_sharing.py --root FOLDER_OF_DATA_SETS --held-out     # where settings are chosen
+    python benchmarks/utd_mhad_sharing.py --root FOLDER_OF_DATA_SETS                # the result
 
 For each seed a network is trained with everything present, then adapted in each way, one after the other in one
 process and with one thread. Prints a Markdown table: mean accuracy over the incomplete combinations (mean and spread
 over seeds), and the median over seeds of each way's time as a ratio to separate training's.
+
+With --held-out the test subjects have no part in anything: each of the four training subjects in turn is held
+out, the networks train on the other three, and the spread is over held-out subjects.
 """
 
 from __future__ import annotations
@@ -14,16 +18,18 @@ import copy
 import platform
 import statistics
 import sys
+from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import subsense as ss
 from subsense import baselines, data, zoo
 
 PRETRAIN_EPOCHS = 40
-SETS_EPOCHS = 32
+SEPARATE_EPOCHS = 32
+JOINT_EPOCHS = 128
 UNSEEN = ("skeleton", "gyroscope", "skeleton+accelerometer", "gyroscope+depth", "skeleton+gyroscope+depth",
           "accelerometer+depth", "accelerometer+gyroscope")  # fmt: skip
 
@@ -32,16 +38,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--joint-epochs", type=int, default=64)
+    parser.add_argument("--held-out", action="store_true", help="measure on training subjects held out in turn")
     parser.add_argument("--only", nargs="+", default=None, help="names of rows of the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: dict[str, list[tuple[float, float]]] = {}
+    loaded = data.load("utd-mhad", root=options.root)
     for seed in options.seeds:
-        for name, accuracy, seconds in run(options.root, seed, options.joint_epochs, options.only):
-            rows.setdefault(name, []).append((accuracy, seconds))
-            print(f"seed {seed}  {name:60}  {accuracy:6.2%}  {seconds:6.1f} s", file=sys.stderr, flush=True)
-    print(f"seeds {options.seeds}, {options.joint_epochs} epochs joint, {SETS_EPOCHS} each separate")
+        for subject, train, test in held_out(loaded.train) if options.held_out else [("", loaded.train, loaded.test)]:
+            for name, accuracy, seconds in run(loaded.modalities, train, test, seed, options.only):
+                rows.setdefault(name, []).append((accuracy, seconds))
+                print(f"seed {seed} {subject} {name:60} {accuracy:6.2%} {seconds:6.1f} s", file=sys.stderr, flush=True)
+    print(f"seeds {options.seeds}, {'held-out training subjects' if options.held_out else 'test subjects'}")
     print(f"torch {torch.__version__}, one thread, {platform.processor() or platform.machine()}\n")
     report(rows)
 
@@ -58,19 +66,24 @@ def report(rows: dict[str, list[tuple[float, float]]]) -> None:
         print(f"| {name} | {statistics.mean(accuracies):.1f} % | ± {spread:.1f} | {ratio} |")
 
 
-def run(root, seed, joint_epochs, only):
-    loaded = data.load("utd-mhad", root=root)
-    train = DataLoader(loaded.train, batch_size=32, shuffle=True)
-    test = DataLoader(loaded.test, batch_size=256)
+def held_out(samples: data.Samples) -> Iterator[tuple[str, Dataset, Dataset]]:
+    """Hold out each subject in turn: its name, the samples of the others, its own."""
+    for subject in sorted(set(samples.groups)):
+        own = [index for index, group in enumerate(samples.groups) if group == subject]
+        others = [index for index, group in enumerate(samples.groups) if group != subject]
+        yield subject, Subset(samples, others), Subset(samples, own)
+
+
+def run(modalities, train, test, seed, only):
+    train = DataLoader(train, batch_size=32, shuffle=True)
+    test = DataLoader(test, batch_size=256)
     torch.manual_seed(seed)
     network = zoo.build("utd-mhad-transformer")
-    baselines.pretrain(network, loaded.modalities, train, loss=nn.CrossEntropyLoss(label_smoothing=0.1),
+    baselines.pretrain(network, modalities, train, loss=nn.CrossEntropyLoss(label_smoothing=0.1),
                        epochs=PRETRAIN_EPOCHS, lr=2e-3, weight_decay=0.01, seed=seed, progress=False)  # fmt: skip
 
     def adapted(sharing="additive", method="ssf", combinations=None, measured=None, untrained="error", **options):
-        robust = ss.adapt(
-            copy.deepcopy(network), loaded.modalities, method=method, sharing=sharing, untrained=untrained
-        )
+        robust = ss.adapt(copy.deepcopy(network), modalities, method=method, sharing=sharing, untrained=untrained)
         seconds = 0.0
         if options:
             done = ss.train(robust, train, combinations=combinations, seed=seed, progress=False, **options)
@@ -81,18 +94,21 @@ def run(root, seed, joint_epochs, only):
         return getattr(results.mean(measured or [str(one) for one in robust.combinations]), column), seconds
 
     smoothed = nn.CrossEntropyLoss(label_smoothing=0.1)
-    joint = {"loss": smoothed, "epochs": joint_epochs, "lr": 5e-3}
-    separate = {"loss": smoothed, "epochs": SETS_EPOCHS, "lr": 1e-2}
-    seen = [one for one in ss.Modalities(loaded.modalities).incomplete() if str(one) not in UNSEEN]
+    joint = {"loss": smoothed, "dropout": True, "epochs": JOINT_EPOCHS, "lr": 5e-3}
+    separate = {"loss": smoothed, "dropout": True, "epochs": SEPARATE_EPOCHS, "lr": 1e-2}
+    separate |= {"strategy": "separate", "sharing": "independent"}
+    distilled = {"epochs": JOINT_EPOCHS, "lr": 1e-2}
+    seen = [one for one in ss.Modalities(modalities).incomplete() if str(one) not in UNSEEN]
     ways = {
         "zero-filled pretrained": {},
-        "separate, independent": separate | {"strategy": "separate", "sharing": "independent"},
+        "separate, independent": separate,
         "joint, additive": joint,
-        "joint, additive, the network's dropout on": joint | {"dropout": True},
+        "separate, independent, dropout off": separate | {"dropout": False},
+        "joint, additive, dropout off": joint | {"dropout": False},
         "joint, independent": joint | {"sharing": "independent"},
-        "joint, additive, labels and the network's own targets": joint
-        | {"loss": ss.Distill(task=smoothed, task_weight=0.5), "lr": 1e-2},
-        "joint, additive, distilled without labels": joint | {"loss": "distill", "lr": 1e-2},
+        "joint, additive, labels and the network's own targets": distilled
+        | {"loss": ss.Distill(task=smoothed, task_weight=0.5)},
+        "joint, additive, distilled without labels": distilled | {"loss": "distill"},
         "joint, additive, SSF + LoRA rank 4": joint | {"method": ["ssf", ss.LoRA(4)]},
         "zero-filled pretrained, on 7 combinations": {"measured": UNSEEN},
         "joint, additive, trained on the other 7, on 7 combinations": joint
