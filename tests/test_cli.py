@@ -173,6 +173,17 @@ def test_ls_lists_what_a_recipe_can_name() -> None:
     assert set(listing["recipes"]) == set(listing["data sets"]) == {"cmu-mosi", "cwfid", "digits", "utd-mhad"}
     assert all(about for entries in listing.values() for about in entries.values())
     assert "digits-transformer" in succeed("ls")
+    assert list(json.loads(succeed("ls", "data", "--json"))) == ["data sets"]
+
+
+def test_ls_tells_of_a_data_set_without_its_files() -> None:
+    text = succeed("ls", "data", "cwfid")
+    assert "red '1 160 216', nir '1 160 216'" in text
+    assert "label/001.png ... 060.png   0 soil, 1 crop, 2 weed" in text
+    assert json.loads(succeed("ls", "data", "utd-mhad", "--json"))["modalities"]["gyroscope"] == "100 3"
+    assert "Did you mean 'cwfid'" in fail(1, "ls", "data", "cwfd")
+    assert "Did you mean 'methods'" in fail(2, "ls", "method")
+    assert "subsense ls data NAME" in fail(2, "ls", "networks", "cwfid-unet")
 
 
 def test_cp_copies_and_does_not_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +319,7 @@ def test_mistake_leaves_an_earlier_run_as_it_was(trained: Path) -> None:
 
 
 def test_data_that_are_not_there() -> None:
-    assert "cwfid needs root=" in fail(1, "train", "cwfid", "--output", "/nonexistent/run")
+    assert "cwfid: needs root=" in fail(1, "train", "cwfid", "--output", "/nonexistent/run")
     message = fail(1, "train", "cwfid", "--root", "/nonexistent", "--output", "/nonexistent/run")
     assert "/nonexistent/cwfid/train.txt" in message
 

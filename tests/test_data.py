@@ -1,11 +1,13 @@
 """Data sets by name, and what holds for every one of them."""
 
+import pickle
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from subsense.data import DATASETS, load
-from subsense.data.base import Data, Samples, locate, standardise
+from subsense.data import DATASETS, describe, explain, load
+from subsense.data.base import Data, Description, FileSamples, Samples, locate, standardise
 from subsense.errors import DataError
 
 
@@ -84,7 +86,7 @@ def test_unknown_option_is_refused_with_the_near_miss():
 
 @pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits"}))
 def test_missing_root_says_what_goes_there_and_where_it_comes_from(name):
-    with pytest.raises(DataError, match=rf"{name} needs root=.*{name.replace('-', '_')}/.*https://"):
+    with pytest.raises(DataError, match=rf"{name}: needs root=.*{name.replace('-', '_')}/.*https://"):
         load(name)
 
 
@@ -94,12 +96,59 @@ def test_empty_root_names_the_file_expected(name, tmp_path):
         load(name, root=tmp_path)
 
 
+DESCRIPTION = Description(
+    name="set", modalities={"x": "2"}, task="classification", class_names=("a",), metric="accuracy",
+    source="https://set.example", licence="free", citation="A. Uthor", folder="set",
+)  # fmt: skip
+
+
 def test_locate_names_the_first_file_that_is_absent(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a").touch()
-    assert locate("set", tmp_path, "set", ["a"], "") == tmp_path / "set"
-    with pytest.raises(DataError, match=r"expected the file .*set/b,"):
-        locate("set", tmp_path, "set", ["a", "b"], "")
+    assert locate(DESCRIPTION, tmp_path, ["a"]) == tmp_path / "set"
+    with pytest.raises(
+        DataError, match=r"set: expected the file .*set/b,.*https://set\.example.*`subsense ls data set`"
+    ):
+        locate(DESCRIPTION, tmp_path, ["a", "b"])
+    with pytest.raises(DataError, match=r"expected the file .*Set-1\.0/a,"):
+        locate(DESCRIPTION, tmp_path, ["a"], folder="Set-1.0")
+
+
+def test_a_description_says_without_files_what_the_data_are(data, name):
+    description = describe(name)
+    assert (description.name, description.modalities, description.class_names) == (
+        name, data.modalities, data.class_names,
+    )  # fmt: skip
+    assert not description.folder or f"{description.folder}/" in explain(name)
+
+
+def test_changes_of_a_loading_go_before_the_description():
+    part = FileSamples(read_square, ["a"])
+    data = DESCRIPTION.with_samples(part, part, modalities={"x": "3"})
+    assert (data.modalities, data.val, data.num_classes, data.train) == ({"x": "3"}, None, 1, part)
+    assert DESCRIPTION.modalities == {"x": "2"}
+
+
+def read_square(index):
+    return {"x": torch.full((2,), float(index**2))}, torch.tensor(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_are_read_from_files_when_they_are_asked_for(workers):
+    samples = FileSamples(read_square, groups=["a", "b", "c", "d"])
+    context = "spawn" if workers else None
+    batches = list(DataLoader(samples, 2, num_workers=workers, multiprocessing_context=context))
+    assert torch.equal(torch.cat([target for _, target in batches]), torch.arange(4))
+    assert batches[1][0]["x"].tolist() == [[4, 4], [9, 9]]
+    assert len(pickle.loads(pickle.dumps(samples))) == 4
+
+
+def test_an_index_beyond_the_samples_ends_a_loop():
+    samples = FileSamples(read_square, groups=["a", "b"])
+    assert [int(target) for _, target in samples] == [0, 1]
+    assert int(samples[-1][1]) == 1
+    with pytest.raises(IndexError):
+        samples[2]
 
 
 def test_standardise_takes_its_statistics_from_the_training_part_alone():

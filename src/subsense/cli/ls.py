@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from subsense.cli.arguments import Json
 from subsense.cli.console import say, say_json
+from subsense.errors import closest
+
+KINDS = {
+    "recipes": "recipes",
+    "data": "data sets",
+    "networks": "networks",
+    "methods": "methods",
+    "losses": "losses",
+    "metrics": "metrics",
+}
+"""What to ask for -> the heading it stands under."""
 
 ABOUT_LOSSES = {
     "cross_entropy": "of classes, per pixel too; takes weight, ignore_index, label_smoothing",
@@ -13,17 +28,58 @@ ABOUT_LOSSES = {
 }
 
 
-def ls(as_json: Json = False) -> None:
-    """List the shipped recipes, and the data sets, networks, methods, losses and metrics that a recipe can name."""
-    listing = _listing()
-    if as_json:
-        say_json(listing)
+Kind = Annotated[str, typer.Argument(metavar="[KIND]", help=f"Only these: {', '.join(KINDS)}.")]
+Name = Annotated[str, typer.Argument(metavar="[NAME]", help="A data set: say what it is and what its folder holds.")]
+
+
+def ls(kind: Kind = "", name: Name = "", as_json: Json = False) -> None:
+    """List the shipped recipes, and the data sets, networks, methods, losses and metrics that a recipe can name.
+
+    `subsense ls data NAME` says of a data set what it is, what its folder holds, and where it comes from.
+    """
+    if kind and kind not in KINDS:
+        raise typer.BadParameter(f"expected one of {', '.join(KINDS)}, but found {kind!r}.{closest(kind, KINDS)}")
+    if name and kind != "data":
+        raise typer.BadParameter(f"only data sets have more to tell: subsense ls data NAME, not ls {kind} {name}")
+    if name:
+        _tell(name, as_json)
         return
+    listing = _listing()
+    chosen = {KINDS[kind]: listing[KINDS[kind]]} if kind else listing
+    say_json(chosen) if as_json else _show(chosen)
+
+
+def _show(listing: dict[str, dict[str, str]]) -> None:
     for kind, entries in listing.items():
         say(kind, "bold")
         width = max(map(len, entries))
         for name, about in entries.items():
             say(f"  {name:<{width}}  {about}".rstrip())
+
+
+def _tell(name: str, as_json: bool) -> None:
+    """Write what is known of a data set without its files."""
+    from subsense.data import describe, explain
+
+    description = describe(name)
+    if as_json:
+        say_json(vars(description) | {"about": explain(name)})
+        return
+    facts = {
+        "modalities": ", ".join(f"{modality} {axes!r}" for modality, axes in description.modalities.items()),
+        "task": description.task,
+        "classes": f"{description.num_classes}: {', '.join(description.class_names)}",
+        "measure": description.metric,
+        "source": description.source,
+        "licence": description.licence,
+        "cite": description.citation,
+    }
+    say(description.name, "bold")
+    for fact, text in facts.items():
+        if fact != "classes" or description.class_names:
+            say(f"  {fact:<10}  {text}")
+    say()
+    say(explain(name))
 
 
 def _listing() -> dict[str, dict[str, str]]:

@@ -6,14 +6,16 @@ except for `digits`, which comes with scikit-learn, the files must lie under `ro
 
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from subsense.data.base import Data, Samples
+from subsense.data.base import Data, Description, FileSamples, Part, Samples
 from subsense.errors import DataError
 from subsense.factories import check_options, find
 
-__all__ = ["DATASETS", "Data", "Samples", "load"]
+__all__ = ["DATASETS", "Data", "Description", "FileSamples", "Part", "Samples", "describe", "explain", "load"]
 
 DATASETS = {
     "digits": "subsense.data.digits:digits",
@@ -21,6 +23,7 @@ DATASETS = {
     "cwfid": "subsense.data.cwfid:cwfid",
     "cmu-mosi": "subsense.data.cmu_mosi:cmu_mosi",
 }
+"""Name -> the function that loads it. Beside it in its module stands the `DESCRIPTION`."""
 
 
 def load(name: str, root: str | Path | None = None, **options: Any) -> Data:
@@ -42,3 +45,24 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> Data:
     data = factory(root=root, **options)
     assert isinstance(data, Data)
     return data
+
+
+def describe(name: str) -> Description:
+    """Say what is known of a data set by name, without its files; raise `DataError` for an unknown name.
+
+    >>> describe("utd-mhad").num_classes
+    27
+    """
+    factory = find(name, DATASETS, "data set", DataError)
+    description = import_module(factory.__module__).DESCRIPTION
+    assert isinstance(description, Description)
+    return description
+
+
+def explain(name: str) -> str:
+    """Give the text of the function that loads a data set: what its folder holds, and its options.
+
+    >>> "the images come with scikit-learn" in explain("digits")
+    True
+    """
+    return inspect.getdoc(find(name, DATASETS, "data set", DataError)) or ""

@@ -1,30 +1,48 @@
-"""What a data set is here: two lists of samples, and the facts that training and tables need."""
+"""What a data set is here: what is known of it without its files, and its samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from subsense.errors import DataError
+from subsense.modalities import AxisSpec
 
-Item = tuple[dict[str, Tensor], Tensor]
+Item = tuple[dict[str, Any], Tensor]
+"""Modality -> tensor, or argument -> tensor where several carry it; and the target."""
 
 
-class Samples(Dataset[Item]):
+class Part(Dataset[Item]):
+    """Give a part's samples by index, `(inputs, target)` each, which torch's default collate turns into a batch.
+
+    Attributes:
+        groups: for each sample what must not be shared between training and test: the subject, video or scene. Known
+            without reading any sample.
+    """
+
+    groups: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Item: ...
+
+
+class Samples(Part):
     """Hold samples in memory, one tensor per modality.
 
     Args:
         inputs: `{modality: (num_samples, ...)}`.
         targets: int64, `(num_samples,)` for classification, `(num_samples, H, W)` for segmentation.
-        groups: for each sample what must not be shared between training and test: the subject, video or scene.
-
-    `samples[i]` is `({modality: tensor}, target)`, which torch's default collate turns into a batch.
+        groups: see `Part`.
 
     >>> samples = Samples({"rgb": torch.zeros(2, 3)}, torch.tensor([0, 1]), groups=["a", "b"])
     >>> samples[1]
@@ -38,59 +56,104 @@ class Samples(Dataset[Item]):
         self.targets = targets
         self.groups = tuple(groups)
 
-    def __len__(self) -> int:
-        return len(self.targets)
-
     def __getitem__(self, index: int) -> Item:
         return {name: tensor[index] for name, tensor in self.inputs.items()}, self.targets[index]
 
 
-@dataclass(frozen=True)
-class Data:
-    """Describe a data set: its modalities, its samples, its task, and whom to cite.
+class FileSamples(Part):
+    """Read samples from their files, each when it is asked for.
+
+    Args:
+        read: index -> sample. A `DataLoader` with workers pickles it: make it a function of a module, a `partial` of
+            one, or an object with `__call__`; open files inside it, not before.
+        groups: see `Part`; as many as there are samples.
+
+    >>> squares = FileSamples(lambda index: ({"x": torch.tensor(index**2)}, torch.tensor(0)), groups=["a", "b", "c"])
+    >>> len(squares), squares[-1]
+    (3, ({'x': tensor(4)}, tensor(0)))
+    """
+
+    def __init__(self, read: Callable[[int], Item], groups: Sequence[str]) -> None:
+        self.read = read
+        self.groups = tuple(groups)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.read(range(len(self))[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """Say what is known of a data set without its files: its modalities, its task, and whom to cite.
 
     Attributes:
         name: the name it is loaded by.
-        modalities: `{modality: axis string}`, in the order of columns in every table.
-        train, test: the two parts of a fixed split.
-        task: `"classification"` or `"segmentation"`.
-        class_names: in the order of the class indices.
+        modalities: `{modality: axis string}`, in the order of columns in every table; as the loader's defaults give.
+        task: what is predicted: a class per sample, a class per pixel, or a number.
+        class_names: in the order of the class indices; none for a regression.
         metric: the name of the measure that the field reports.
         source, licence, citation: where it comes from, its terms, and the authors to cite beside every result.
+        folder: what its folder under `root` is called; empty where it needs none.
     """
 
     name: str
-    modalities: dict[str, str]
-    train: Samples
-    test: Samples
-    task: Literal["classification", "segmentation"]
-    class_names: tuple[str, ...]
+    modalities: Mapping[str, AxisSpec]
+    task: Literal["classification", "segmentation", "regression"]
+    class_names: tuple[str, ...] = ()
     metric: str
     source: str
     licence: str
     citation: str
+    folder: str = ""
 
     @property
     def num_classes(self) -> int:
         """Count the classes."""
         return len(self.class_names)
 
+    def with_samples(self, train: Part, test: Part, val: Part | None = None, **changes: Any) -> Data:
+        """Make the data set of it; `changes` are attributes that this loading gives another value."""
+        return Data(train=train, test=test, val=val, **(vars(self) | changes))
 
-def locate(name: str, root: str | Path | None, folder: str, files: Sequence[str], source: str) -> Path:
+    def error(self, text: str) -> DataError:
+        """Make the error that says what is wrong, where the data come from, and how their files are to lie."""
+        help_ = f" `subsense ls data {self.name}` shows what its folder holds." if self.folder else ""
+        return DataError(f"{self.name}: {text} The data come from {self.source}; nothing is downloaded.{help_}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Description):
+    """Hold a data set: its description, and its samples in the parts of a fixed split.
+
+    Attributes:
+        train, test: what networks and adapter sets are trained on, and what they are measured on.
+        val: what settings are chosen on, where the split has such a part.
+    """
+
+    train: Part
+    test: Part
+    val: Part | None = None
+
+
+def locate(description: Description, root: str | Path | None, files: Sequence[str], folder: str | None = None) -> Path:
     """Find a data set's folder under `root`, with every one of `files` in it.
 
+    Args:
+        description: of the data set; names the folder.
+        root: the folder that holds the data sets' own folders.
+        files: paths inside the data set's folder.
+        folder: goes before the description's.
+
     Raises:
-        DataError: no root, or a file absent; names the file expected and where the data comes from.
+        DataError: no root, or a file absent; names the file expected and where the data come from.
     """
+    inside = folder or description.folder
     if root is None:
-        raise DataError(
-            f"{name} needs root=..., the folder that holds {folder}/{files[0]}. Nothing is downloaded: {source}"
-        )
+        raise description.error(f"needs root=..., the folder that holds {inside}/{files[0]}.")
     for file in files:
-        path = Path(root) / folder / file
+        path = Path(root) / inside / file
         if not path.is_file():
-            raise DataError(f"{name}: expected the file {path}, but there is none. {source}")
-    return Path(root) / folder
+            raise description.error(f"expected the file {path}, but there is none.")
+    return Path(root) / inside
 
 
 def standardise(train: Tensor, test: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:

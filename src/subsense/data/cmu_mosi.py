@@ -14,19 +14,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subsense.data.base import Data, Samples, locate, standardise
-from subsense.errors import DataError
+from subsense.data.base import Data, Description, Samples, locate, standardise
 
-SOURCE = (
-    "The features are published with bc-LSTM, https://github.com/declare-lab/multimodal-sentiment-analysis; the folder "
-    "holds text_*.csv, audio_*.csv, video_*.csv, index_text_*.csv for train and test, and transcripts.csv."
-)
 FEATURES = {"text": 100, "audio": 73, "video": 100}
 PARTS = ("train", "test")
+DESCRIPTION = Description(
+    name="cmu-mosi",
+    modalities={name: str(number) for name, number in FEATURES.items()},
+    task="classification",
+    class_names=("negative", "positive"),
+    metric="accuracy",
+    source="https://github.com/declare-lab/multimodal-sentiment-analysis",
+    licence="features: MIT; CMU-MOSI: its own research terms",
+    citation="A. Zadeh, R. Zellers, E. Pincus, L.-P. Morency, Multimodal sentiment intensity analysis in videos, "
+    "IEEE Intelligent Systems 31(6), 2016; features: S. Poria et al., Context-dependent sentiment analysis in "
+    "user-generated videos, ACL 2017",
+    folder="cmu_mosi",
+)
 
 
 def cmu_mosi(root: str | Path | None = None) -> Data:
     """Load the utterances of `root/cmu_mosi/`: 1,447 to train, 752 to test, no video in both.
+
+    Layout, as published with bc-LSTM::
+
+        cmu_mosi/
+          text_train.csv, text_test.csv              100 numbers and the label (0 negative, 1 positive) in each row
+          audio_train.csv, audio_test.csv            73 numbers and the label
+          video_train.csv, video_test.csv            100 numbers and the label
+          index_text_train.csv, index_text_test.csv  column 0: the row of transcripts.csv
+          transcripts.csv                            id, text, speaker, label
 
     `text` "100", `audio` "73", `video` "100"; each feature is standardised with the training part's mean and deviation.
 
@@ -34,7 +51,7 @@ def cmu_mosi(root: str | Path | None = None) -> Data:
         DataError: a file is absent or damaged, or the three modalities' labels disagree.
     """
     tables = [f"{kind}_{part}.csv" for part in PARTS for kind in (*FEATURES, "index_text")]
-    folder = locate("cmu-mosi", root, "cmu_mosi", [*tables, "transcripts.csv"], SOURCE)
+    folder = locate(DESCRIPTION, root, [*tables, "transcripts.csv"])
     columns = {name: [_table(folder / f"{name}_{part}.csv", FEATURES[name] + 1) for part in PARTS] for name in FEATURES}
     inputs = {name: standardise(train[:, :-1], test[:, :-1], axes=(0,)) for name, (train, test) in columns.items()}
     train, test = (
@@ -45,20 +62,7 @@ def cmu_mosi(root: str | Path | None = None) -> Data:
         )
         for number, part in enumerate(PARTS)
     )
-    return Data(
-        name="cmu-mosi",
-        modalities={name: str(number) for name, number in FEATURES.items()},
-        train=train,
-        test=test,
-        task="classification",
-        class_names=("negative", "positive"),
-        metric="accuracy",
-        source="https://github.com/declare-lab/multimodal-sentiment-analysis",
-        licence="features: MIT; CMU-MOSI: its own research terms",
-        citation="A. Zadeh, R. Zellers, E. Pincus, L.-P. Morency, Multimodal sentiment intensity analysis in videos, "
-        "IEEE Intelligent Systems 31(6), 2016; features: S. Poria et al., Context-dependent sentiment analysis in "
-        "user-generated videos, ACL 2017",
-    )
+    return DESCRIPTION.with_samples(train, test)
 
 
 def _labels(folder: Path, columns: dict[str, Tensor]) -> Tensor:
@@ -66,7 +70,7 @@ def _labels(folder: Path, columns: dict[str, Tensor]) -> Tensor:
     labels = {name: table[:, -1].long() for name, table in columns.items()}
     for name, label in labels.items():
         if not torch.equal(label, labels["text"]):
-            raise DataError(f"{folder}: expected the same labels for text and {name}, but they differ. {SOURCE}")
+            raise DESCRIPTION.error(f"{folder}: expected the same labels for text and {name}, but they differ.")
     return labels["text"]
 
 
@@ -83,7 +87,7 @@ def _table(path: Path, num_columns: int) -> Tensor:
     try:
         table = np.loadtxt(path, delimiter=",", quotechar='"', ndmin=2)
     except ValueError as error:
-        raise DataError(f"cmu-mosi: cannot read {path}: {error}. {SOURCE}") from error
+        raise DESCRIPTION.error(f"cannot read {path}: {error}.") from error
     if table.shape[1] != num_columns:
-        raise DataError(f"{path}: expected {num_columns} columns, but got {table.shape[1]}. {SOURCE}")
+        raise DESCRIPTION.error(f"{path}: expected {num_columns} columns, but got {table.shape[1]}.")
     return torch.from_numpy(table)

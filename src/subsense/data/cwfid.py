@@ -13,19 +13,35 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from subsense.data.base import Data, Samples, locate, standardise
+from subsense.data.base import Data, Description, Samples, locate, standardise
 from subsense.errors import DataError
 
-SOURCE = (
-    "CWFID is published at https://github.com/cwfid/dataset; the folder holds its channels as red/NNN.png and "
-    "nir/NNN.png, the classes as label/NNN.png (0 soil, 1 crop, 2 weed), the scenes of each part in *.txt."
-)
 CHANNELS = ("red", "nir")
-CLASS_NAMES = ("soil", "crop", "weed")
+SIZE = (160, 216)
+DESCRIPTION = Description(
+    name="cwfid",
+    modalities=dict.fromkeys(CHANNELS, f"1 {SIZE[0]} {SIZE[1]}"),
+    task="segmentation",
+    class_names=("soil", "crop", "weed"),
+    metric="miou",
+    source="https://github.com/cwfid/dataset",
+    licence="non-commercial research use",
+    citation="S. Haug and J. Ostermann, A Crop/Weed Field Image Dataset for the Evaluation of Computer Vision "
+    "Based Precision Agriculture Tasks, ECCV Workshops (CVPPP) 2014",
+    folder="cwfid",
+)
 
 
-def cwfid(root: str | Path | None = None, *, size: Sequence[int] = (160, 216), mirrored: bool = False) -> Data:
+def cwfid(root: str | Path | None = None, *, size: Sequence[int] = SIZE, mirrored: bool = False) -> Data:
     """Load the scenes of `root/cwfid/`: 39 to train, 21 to test.
+
+    Layout::
+
+        cwfid/
+          red/001.png ... 060.png     8 bits
+          nir/001.png ... 060.png     8 bits
+          label/001.png ... 060.png   0 soil, 1 crop, 2 weed
+          train.txt, test.txt         the scenes of each part: 001 and so on
 
     Each channel is standardised with mean and deviation of the training scenes alone.
 
@@ -39,9 +55,9 @@ def cwfid(root: str | Path | None = None, *, size: Sequence[int] = (160, 216), m
         DataError: a file is absent or damaged, a scene is in both parts, a size is not positive.
     """
     _check_size(size)
-    folder = locate("cwfid", root, "cwfid", ["train.txt", "test.txt"], SOURCE)
+    folder = locate(DESCRIPTION, root, ["train.txt", "test.txt"])
     train, test = _scenes(folder)
-    locate("cwfid", root, "cwfid", [f"{kind}/{n}.png" for n in train + test for kind in (*CHANNELS, "label")], SOURCE)
+    locate(DESCRIPTION, root, [f"{kind}/{scene}.png" for scene in train + test for kind in (*CHANNELS, "label")])
     images = {name: _standardised(folder / name, train, test, size) for name in CHANNELS}
     training, testing = (
         Samples(
@@ -49,18 +65,10 @@ def cwfid(root: str | Path | None = None, *, size: Sequence[int] = (160, 216), m
         )
         for number, scenes in enumerate((train, test))
     )
-    return Data(
-        name="cwfid",
+    return DESCRIPTION.with_samples(
+        _with_mirror_images(training) if mirrored else training,
+        testing,
         modalities=dict.fromkeys(CHANNELS, f"1 {size[0]} {size[1]}"),
-        train=_with_mirror_images(training) if mirrored else training,
-        test=testing,
-        task="segmentation",
-        class_names=CLASS_NAMES,
-        metric="miou",
-        source="https://github.com/cwfid/dataset",
-        licence="non-commercial research use",
-        citation="S. Haug and J. Ostermann, A Crop/Weed Field Image Dataset for the Evaluation of Computer Vision "
-        "Based Precision Agriculture Tasks, ECCV Workshops (CVPPP) 2014",
     )
 
 
@@ -95,8 +103,8 @@ def _standardised(folder: Path, train: list[str], test: list[str], size: Sequenc
 
 def _labels(folder: Path, scenes: list[str], size: Sequence[int]) -> Tensor:
     labels = _stack(folder, scenes, size, Image.Resampling.NEAREST).long()
-    if int(labels.max()) >= len(CLASS_NAMES):
-        raise DataError(f"{folder}: expected labels 0 to {len(CLASS_NAMES) - 1}, but found {int(labels.max())}.")
+    if int(labels.max()) >= DESCRIPTION.num_classes:
+        raise DataError(f"{folder}: expected labels 0 to {DESCRIPTION.num_classes - 1}, but found {int(labels.max())}.")
     return labels
 
 
@@ -110,5 +118,5 @@ def _read(path: Path, size: Sequence[int], resampling: Image.Resampling) -> Tens
         with Image.open(path) as image:
             grey = image.convert("L").resize((size[1], size[0]), resampling)
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise DataError(f"cwfid: cannot read {path}: {error}. {SOURCE}") from error
+        raise DESCRIPTION.error(f"cannot read {path}: {error}.") from error
     return torch.from_numpy(np.array(grey))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subsense.data.base import Data, Samples
+from subsense.data.base import Data, Description, Samples
 
 QUADRANTS = {
     "nw": (slice(0, 4), slice(0, 4)),
@@ -20,6 +20,16 @@ QUADRANTS = {
     "sw": (slice(4, 8), slice(0, 4)),
     "se": (slice(4, 8), slice(4, 8)),
 }
+DESCRIPTION = Description(
+    name="digits",
+    modalities=dict.fromkeys(QUADRANTS, "1 4 4"),
+    task="classification",
+    class_names=tuple("0123456789"),
+    metric="accuracy",
+    source="scikit-learn's load_digits; UCI Machine Learning Repository, doi 10.24432/C50P49",
+    licence="CC BY 4.0",
+    citation="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998",
+)
 
 
 def digits(root: str | Path | None = None, *, seed: int = 0) -> Data:
@@ -45,18 +55,7 @@ def digits(root: str | Path | None = None, *, seed: int = 0) -> Data:
     )
     images = torch.from_numpy(bunch.images).float().div(16).unsqueeze(1)
     targets = torch.from_numpy(bunch.target).long()
-    return Data(
-        name="digits",
-        modalities=dict.fromkeys(QUADRANTS, "1 4 4"),
-        train=_samples(images, targets, train),
-        test=_samples(images, targets, test),
-        task="classification",
-        class_names=tuple("0123456789"),
-        metric="accuracy",
-        source="scikit-learn's load_digits; UCI Machine Learning Repository, doi 10.24432/C50P49",
-        licence="CC BY 4.0",
-        citation="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998",
-    )
+    return DESCRIPTION.with_samples(_samples(images, targets, train), _samples(images, targets, test))
 
 
 def _samples(images: Tensor, targets: Tensor, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Samples:

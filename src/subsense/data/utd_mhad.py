@@ -13,14 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subsense.data.base import Data, Samples, locate, standardise
-from subsense.errors import DataError
+from subsense.data.base import Data, Description, Samples, locate, standardise
 
-SOURCE = (
-    "UTD-MHAD is published at https://personal.utdallas.edu/~kehtar/UTD-MHAD.html; the file holds its 861 clips, "
-    "resampled, as arrays skeleton (861, 50, 60), inertial (861, 100, 6), depth_motion (861, 3, 60, 80), action, "
-    "subject."
-)
 SHAPES = {"skeleton": (50, 60), "inertial": (100, 6), "depth_motion": (3, 60, 80), "action": (), "subject": ()}
 CLASS_NAMES = (
     "swipe left",
@@ -51,10 +45,29 @@ CLASS_NAMES = (
     "lunge",
     "squat",
 )
+DESCRIPTION = Description(
+    name="utd-mhad",
+    modalities={"skeleton": "50 60", "accelerometer": "100 3", "gyroscope": "100 3", "depth": "3 60 80"},
+    task="classification",
+    class_names=CLASS_NAMES,
+    metric="accuracy",
+    source="https://personal.utdallas.edu/~kehtar/UTD-MHAD.html",
+    licence="research data, free to use with citation",
+    citation="C. Chen, R. Jafari, N. Kehtarnavaz, UTD-MHAD: A multimodal dataset for human action recognition "
+    "utilizing a depth camera and a wearable inertial sensor, ICIP 2015",
+    folder="utd_mhad",
+)
 
 
 def utd_mhad(root: str | Path | None = None) -> Data:
-    """Load UTD-MHAD's four modalities from `root/utd_mhad/utd_mhad.npz`.
+    """Load UTD-MHAD's four modalities from `root/utd_mhad/utd_mhad.npz`, its clips resampled to one length.
+
+    Layout::
+
+        utd_mhad/utd_mhad.npz   skeleton (861, 50, 60), inertial (861, 100, 6), depth_motion (861, 3, 60, 80),
+                                action (861,) from 0, subject (861,) from 1
+
+    Modalities:
 
     - `skeleton` "50 60": 50 frames, 20 joints x (x, y, z), centred on the hip, in metres before standardisation
     - `accelerometer` "100 3", `gyroscope` "100 3": 100 instants, three axes
@@ -65,23 +78,14 @@ def utd_mhad(root: str | Path | None = None) -> Data:
     Raises:
         DataError: the file is absent, damaged, or holds arrays of other shapes.
     """
-    folder = locate("utd-mhad", root, "utd_mhad", ["utd_mhad.npz"], SOURCE)
+    folder = locate(DESCRIPTION, root, ["utd_mhad.npz"])
     arrays = _read(folder / "utd_mhad.npz")
     training = arrays["subject"] % 2 == 1
     inputs = _modalities(arrays)
     parts = {name: standardise(tensor[training], tensor[~training], axes) for name, (tensor, axes) in inputs.items()}
-    return Data(
-        name="utd-mhad",
-        modalities={"skeleton": "50 60", "accelerometer": "100 3", "gyroscope": "100 3", "depth": "3 60 80"},
-        train=_samples({name: train for name, (train, _) in parts.items()}, arrays, training),
-        test=_samples({name: test for name, (_, test) in parts.items()}, arrays, ~training),
-        task="classification",
-        class_names=CLASS_NAMES,
-        metric="accuracy",
-        source="https://personal.utdallas.edu/~kehtar/UTD-MHAD.html",
-        licence="research data, free to use with citation",
-        citation="C. Chen, R. Jafari, N. Kehtarnavaz, UTD-MHAD: A multimodal dataset for human action recognition "
-        "utilizing a depth camera and a wearable inertial sensor, ICIP 2015",
+    return DESCRIPTION.with_samples(
+        _samples({name: train for name, (train, _) in parts.items()}, arrays, training),
+        _samples({name: test for name, (_, test) in parts.items()}, arrays, ~training),
     )
 
 
@@ -106,9 +110,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: torch.from_numpy(archive[name]) for name in SHAPES}
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"utd-mhad: cannot read {path}: {error}. {SOURCE}") from error
+        raise DESCRIPTION.error(f"cannot read {path}: {error}.") from error
     for name, shape in SHAPES.items():
         expected, found = (len(arrays["action"]), *shape), tuple(arrays[name].shape)
         if found != expected:
-            raise DataError(f"{path}: expected {name} of shape {expected}, but got {found}. {SOURCE}")
+            raise DESCRIPTION.error(f"{path}: expected {name} of shape {expected}, but got {found}.")
     return arrays
