@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from subsense.cli.pipeline import make_layers
 from subsense.errors import RecipeError
 from subsense.recipe import Fit, Recipe, load_recipe, parse_recipe, shipped_recipes
+from subsense.testing import CHANNEL_FIRST
 from subsense.training import TrainOptions
 
 GOOD = """
@@ -84,6 +86,14 @@ def test_method_is_a_name_or_one_with_options_or_a_list(written: str, methods: l
     assert [(method.name, method.options) for method in recipe.adapt.method] == methods
 
 
+def test_layer_classes_are_declared_as_in_python() -> None:
+    declared = (
+        "{LayerClass: {cls: 'subsense.testing:ChannelFirstNorm', kind: norm, axis: 1, weight: gain, bias: offset}}"
+    )
+    [layer] = make_layers(parse_recipe(GOOD, changes=[f"adapt.layers=[{declared}]"]))
+    assert layer == CHANNEL_FIRST
+
+
 def test_distillation_mixes_with_a_task_loss() -> None:
     recipe = parse_recipe(
         GOOD, changes=["train.loss={distill: {temperature: 4, task: cross_entropy, task_weight: 0.5}}"]
@@ -149,6 +159,17 @@ def test_three_faults_are_reported_at_once_each_with_its_place() -> None:
         ("adapt.call=kwarg", "but found 'kwarg'. Did you mean 'kwargs'?"),
         ("adapt.combinations=nw", "expected 'all', or a list of combinations"),
         ("adapt.include=head", "adapt.include: "),
+        ("adapt.layers=[LayrClass]", "unknown declaration 'LayrClass'"),
+        ("adapt.layers=[LayerClass]", "lacks the option 'cls'"),
+        (
+            "adapt.layers=[{LayerClass: {cls: 'torch.nn:ReLU', kind: norm, axes: 1}}]",
+            "Did you mean 'axis'?; lacks the option 'axis'",
+        ),
+        (
+            "adapt.layers=[{LayerClass: {cls: ReLU, kind: norm, axis: 1}}]",
+            "written 'package.module:name', but got 'ReLU'",
+        ),
+        ("adapt.layers=[{LayerClass: {cls: 'math:sqrt', kind: norm, axis: 1}}]", "expected package.module:Class"),
         ("adapt.modalities={rgb: 3 H W}", "expected at least two modalities"),
         ("train.epochs=true", "train.epochs: expected it to be a valid integer, but found True"),
         ("train.epochs='2'", "train.epochs: expected it to be a valid integer, but found '2'"),

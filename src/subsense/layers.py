@@ -142,6 +142,10 @@ class LayerClass:
         return None
 
 
+DECLARATIONS: Mapping[str, type[LayerClass]] = {"LayerClass": LayerClass}
+"""Ways to declare a layer class of the user's own, by the name that recipes use."""
+
+
 def _linear(path: str, module: nn.Module) -> Iterator[Layer]:
     assert isinstance(module, nn.Linear)
     features = (module.out_features,)

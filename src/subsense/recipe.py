@@ -39,6 +39,7 @@ from subsense.calling import FORMS
 from subsense.data import DATASETS
 from subsense.errors import RecipeError, SubsenseError, closest
 from subsense.factories import import_factory
+from subsense.layers import DECLARATIONS
 from subsense.metrics import METRICS
 from subsense.modalities import Modalities
 from subsense.zoo import NETWORKS
@@ -234,6 +235,21 @@ class Method(Choice):
         return options
 
 
+class DeclaredClass(Choice):
+    """Name a way to declare a layer class, with options as in Python, but ``cls`` as `package.module:Class`."""
+
+    name: Annotated[str, _known("declaration", DECLARATIONS)]
+
+    @field_validator("options")
+    @classmethod
+    def _fit(cls, options: Options, info: ValidationInfo) -> Options:
+        if name := info.data.get("name"):
+            _check_options(DECLARATIONS[name], options)
+            if not isinstance(_import(str(options["cls"])), type):
+                raise _fault(f"cls: expected package.module:Class of a layer class, but found {options['cls']!r}")
+        return options
+
+
 class Loss(Choice):
     """Name a loss, or the `package.module:factory` of one, with options."""
 
@@ -259,6 +275,7 @@ class AdaptPart(_Part):
         method: one or several, acting in turn.
         modalities: those of the data set, where None.
         call: also the `package.module:function` of a callable ``(network, inputs) -> output``.
+        layers: layer classes of the network's own: ``- LayerClass: {cls: package.module:Class, kind: norm, axis: 1}``.
     """
 
     method: Annotated[tuple[Annotated[Method, BeforeValidator(_as_choice)], ...], BeforeValidator(_as_list)]
@@ -269,6 +286,7 @@ class AdaptPart(_Part):
     fill: Literal["zeros", "mean", "learned"] = "zeros"
     include: Names = ("*",)
     exclude: Names = ()
+    layers: Annotated[tuple[Annotated[DeclaredClass, BeforeValidator(_as_choice)], ...], Field(strict=False)] = ()
     untrained: Literal["error", "nearest", "pretrained"] = "error"
 
 

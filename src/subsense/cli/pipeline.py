@@ -25,6 +25,7 @@ from subsense.calling import CallSpec
 from subsense.cli.console import note
 from subsense.cli.weights import read_weights, write_weights
 from subsense.factories import import_factory
+from subsense.layers import DECLARATIONS, LayerClass
 from subsense.recipe import LOSSES, Fit, Loss, Recipe, load_recipe
 from subsense.results import Column
 from subsense.training import TrainingReport
@@ -170,6 +171,14 @@ def make_methods(recipe: Recipe) -> list[Adapter]:
     return [METHODS[method.name](**method.options) for method in recipe.adapt.method]
 
 
+def make_layers(recipe: Recipe) -> list[LayerClass]:
+    """Make the declarations of layer classes that a recipe gives."""
+    return [
+        DECLARATIONS[one.name](**{**one.options, "cls": import_factory(one.options["cls"])})
+        for one in recipe.adapt.layers
+    ]
+
+
 def make_call(recipe: Recipe) -> CallSpec:
     """Give how the network is called, a function imported where the recipe names one."""
     call = recipe.adapt.call
@@ -182,7 +191,13 @@ def make_call(recipe: Recipe) -> CallSpec:
 def plan_network(recipe: Recipe) -> ss.Plan:
     """Find the sites of the recipe's network; raise `PlanError` before anything is trained."""
     part = recipe.adapt
-    return ss.plan(fresh_network(recipe), make_methods(recipe), include=part.include, exclude=part.exclude)
+    return ss.plan(
+        fresh_network(recipe),
+        make_methods(recipe),
+        include=part.include,
+        exclude=part.exclude,
+        layers=make_layers(recipe),
+    )
 
 
 def check(job: Job) -> None:
@@ -247,6 +262,7 @@ def adapt_network(job: Job, network: nn.Module) -> ss.RobustModel:
         untrained=part.untrained,
         include=part.include,
         exclude=part.exclude,
+        layers=make_layers(job.recipe),
         seed=job.recipe.seed,
     )
 
