@@ -19,6 +19,7 @@ NETWORKS = {
     "utd-mhad-transformer": "subsense.zoo.utd_mhad_transformer:UTDMHADTransformer",
     "cwfid-unet": "subsense.zoo.cwfid_unet:CWFIDUNet",
     "cmu-mosi-transformer": "subsense.zoo.cmu_mosi_transformer:CMUMOSITransformer",
+    "cmnext": "subsense.zoo.cmnext:cmnext",
 }
 
 
