@@ -23,7 +23,17 @@ VERBS = {
     "train",
     "train_dedicated",
 }
-NOUNS = {"Combination", "Distill", "LayerClass", "Mean", "Modalities", "Plan", "Results", "RobustModel"}
+NOUNS = {
+    "AttentionClass",
+    "Combination",
+    "Distill",
+    "LayerClass",
+    "Mean",
+    "Modalities",
+    "Plan",
+    "Results",
+    "RobustModel",
+}
 METHODS = {"BitFit", "LoRA", "Norm", "SSF", "Scale", "Shift"}
 ERRORS = {
     "CheckpointError",

@@ -268,8 +268,10 @@ def test_refuses_a_declaration_that_does_not_fit(declared: dict[str, Any], messa
 def test_refuses_declarations_of_classes_that_are_not_there() -> None:
     with pytest.raises(PlanError, match="the network has no layer of class ChannelNorm"):
         plan(nn.Linear(4, 4), layers=[CHANNEL_NORM])
-    with pytest.raises(PlanError, match=r"expected LayerClass\(...\), but found <class"):
+    with pytest.raises(PlanError, match=r"expected LayerClass\(...\) or AttentionClass\(...\), but found <class"):
         plan(nn.Linear(4, 4), layers=[ChannelNorm])  # type: ignore[list-item]
+    with pytest.raises(PlanError, match="ChannelNorm is declared twice"):
+        plan(ChannelNorm(), layers=[CHANNEL_NORM, CHANNEL_NORM])
 
 
 def test_a_subclass_that_changes_nothing_is_served() -> None:

@@ -34,7 +34,7 @@ from subsense.errors import (
 from subsense.evaluation import evaluate
 from subsense.filling import Mean
 from subsense.folding import fold, prepare
-from subsense.layers import LayerClass
+from subsense.layers import AttentionClass, LayerClass
 from subsense.modalities import Combination, Modalities
 from subsense.model import RobustModel, adapt
 from subsense.plan import Plan, plan
@@ -46,6 +46,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SSF",
+    "AttentionClass",
     "BitFit",
     "CheckpointError",
     "Combination",

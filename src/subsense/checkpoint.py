@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from subsense.errors import (
 )
 from subsense.filling import FillFunction, Filling, Mean
 from subsense.injection import bank_names, check_unadapted
-from subsense.layers import LayerClass
+from subsense.layers import AttentionClass, Declaration, LayerClass
 from subsense.modalities import AxisSpec, Modalities
 from subsense.model import RobustModel, adapt, fingerprint
 from subsense.plan import Plan, plan
@@ -51,6 +52,16 @@ class DeclaredLayer(BaseModel):
     out_axis: int
 
 
+class DeclaredAttention(BaseModel):
+    """Describe an `AttentionClass` without its class object."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    cls: str
+    weight: str | dict[str, str]
+    bias: str | dict[str, str] | None
+    parts: tuple[str, ...]
+
+
 class Manifest(BaseModel):
     """Hold what a folder says of itself, beside its tensors."""
 
@@ -69,7 +80,7 @@ class Manifest(BaseModel):
     untrained: str
     fill: dict[str, str]
     sites: list[str]
-    layers: list[DeclaredLayer]
+    layers: list[DeclaredLayer | DeclaredAttention]
     tensors: str
 
 
@@ -286,19 +297,25 @@ def _fills(folder: Path, manifest: Manifest, fill: Any) -> dict[str, Any]:
     return fills
 
 
-def _declared(layer: LayerClass) -> DeclaredLayer:
-    own = {name: getattr(layer, name) for name in ("kind", "axis", "weight", "bias", "out_axis")}
-    return DeclaredLayer(cls=_class_name(layer.cls), **own)
+def _declared(layer: Declaration) -> DeclaredLayer | DeclaredAttention:
+    kind = DeclaredLayer if isinstance(layer, LayerClass) else DeclaredAttention
+    own = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    return kind(**own | {"cls": _class_name(layer.cls)})
 
 
-def _layers(manifest: Manifest, network: nn.Module) -> list[LayerClass]:
+def _layers(manifest: Manifest, network: nn.Module) -> list[Declaration]:
     classes = {_class_name(type(module)): type(module) for module in network.modules()}
     for layer in manifest.layers:
         if layer.cls not in classes:
             raise OtherNetwork(
                 f"the adapter sets were made with a declared layer class {layer.cls}; the network has none"
             )
-    return [LayerClass(classes[layer.cls], **layer.model_dump(exclude={"cls"})) for layer in manifest.layers]
+    return [_declaration(layer, classes[layer.cls]) for layer in manifest.layers]
+
+
+def _declaration(layer: DeclaredLayer | DeclaredAttention, cls: type[nn.Module]) -> Declaration:
+    kind: type[Declaration] = LayerClass if isinstance(layer, DeclaredLayer) else AttentionClass
+    return kind(cls, **layer.model_dump(exclude={"cls"}))
 
 
 def _class_name(cls: type) -> str:

@@ -18,6 +18,7 @@ from subsense.adapters.base import Adapter, Route
 from subsense.attention import AdaptedAttention
 from subsense.errors import LayerNeverCalled, PlanError, UnsupportedLayer
 from subsense.plan import Plan, Site
+from subsense.projecting import AdaptedForward
 
 Observed = dict[str, list[Tensor]]
 """Site -> its outputs, one for each time it was called."""
@@ -157,16 +158,19 @@ class Injection:
             self._busy = False
         return y
 
-    def _make_attentions(self) -> dict[nn.Module, AdaptedAttention]:
+    def _make_attentions(self) -> dict[nn.Module, AdaptedAttention | AdaptedForward]:
         parts: dict[nn.Module, dict[str, Site]] = {}
         for site, module in self._places():
             if site.layer.part:
                 parts.setdefault(module, {})[site.layer.part] = site
-        return {
-            module: AdaptedAttention(module, AttentionParts(self, sites, module))
-            for module, sites in parts.items()
-            if isinstance(module, nn.MultiheadAttention)
-        }
+        return {module: self._make_forward(module, sites) for module, sites in parts.items()}
+
+    def _make_forward(self, module: nn.Module, sites: Mapping[str, Site]) -> AdaptedAttention | AdaptedForward:
+        parts = AttentionParts(self, sites, module)
+        if any(type(module) is declaration.cls for declaration in self.plan.declared):
+            return AdaptedForward(module, [site.layer for site in sites.values()], parts)
+        assert isinstance(module, nn.MultiheadAttention)
+        return AdaptedAttention(module, parts)
 
     def _make_hooks(self) -> list[tuple[nn.Module, SiteHook]]:
         hooks = [(module, SiteHook(self, site)) for site, module in self._places() if not site.layer.part]

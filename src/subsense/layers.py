@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ class Layer:
 
     Attributes:
         path: module path in the network.
-        part: for attention, which of its four projections; otherwise empty.
+        part: for attention, which of its projections; otherwise empty.
         kind: linear, conv, transposed (convolution) or norm.
         class_name: the module's class.
         features: shape of one scale or shift; (channels,), but the normalised shape for `LayerNorm`.
@@ -142,7 +143,101 @@ class LayerClass:
         return None
 
 
-DECLARATIONS: Mapping[str, type[LayerClass]] = {"LayerClass": LayerClass}
+@dataclass(frozen=True)
+class AttentionClass:
+    """Declare an attention class of the user's own that multiplies by raw parameters, as fairseq's does.
+
+    Such projections are no layers, so no hook sees them. Each becomes a site of its own, named after its part. While
+    adapters act, the class's own forward finds stand-ins where it reads the parameters, and these know which part a
+    slice of rows is; what forward must do is ``F.linear(x, weight[rows], bias[rows])``, any number of whole parts at a
+    time. Anything else it does with them raises `UnsupportedLayer` at the first call. Layers inside the class, such as
+    a `Linear` ``out_proj``, are sites as everywhere; further raw parameters (``bias_k``) are listed as out of reach.
+
+    Args:
+        cls: the class.
+        weight: name of the parameter whose rows are the projections, one after the other, equally many for each; or
+            part -> name where each has its own (output, input).
+        bias: the same of what is added; None where the class adds none.
+        parts: the projections, in the order of the packed rows.
+
+    >>> class Attention(nn.Module): ...
+    >>> AttentionClass(Attention).weight
+    'in_proj_weight'
+    """
+
+    cls: type[nn.Module]
+    weight: str | Mapping[str, str] = "in_proj_weight"
+    bias: str | Mapping[str, str] | None = "in_proj_bias"
+    parts: Sequence[str] = ATTENTION_PARTS[:3]
+
+    def describe(self, path: str, module: nn.Module) -> Iterator[Layer | UnsupportedLayer]:
+        """Describe the projections of one module of the class, or say what is wrong with the declaration."""
+        name = type(module).__name__
+        fault = self._fault(module)
+        if fault:
+            yield UnsupportedLayer(f"{path or 'the network'} ({name}): {fault}")
+            return
+        shapes = self._shapes(module)
+        weights = self._slots(self.weight, shapes)
+        biases = self._slots(self.bias, {part: shape[:1] for part, shape in shapes.items()}) if self.bias else {}
+        for part, shape in shapes.items():
+            yield Layer(path, "linear", name, shape[:1], -1, weights[part], biases.get(part), part)
+
+    def _slots(self, name: str | Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Slot]:
+        if not isinstance(name, str):
+            return {part: Slot(name[part], shape) for part, shape in shapes.items()}
+        ends = list(accumulate(shape[0] for shape in shapes.values()))
+        return {
+            part: Slot(name, shape, rows=(end - shape[0], end), length=ends[-1])
+            for (part, shape), end in zip(shapes.items(), ends, strict=True)
+        }
+
+    def _shapes(self, module: nn.Module) -> dict[str, tuple[int, ...]]:
+        if not isinstance(self.weight, str):
+            return {part: tuple(module.get_parameter(self.weight[part]).shape) for part in self.parts}
+        rows, *inputs = module.get_parameter(self.weight).shape
+        return dict.fromkeys(self.parts, (rows // len(self.parts), *inputs))
+
+    def _fault(self, module: nn.Module) -> str | None:
+        if "forward" in vars(module):
+            return "its forward was replaced on the instance; remove that, or exclude the layer"
+        if not self.parts or set(self.parts) & set(module._modules):
+            return f"declared with parts {list(self.parts)}; name at least one, and none as a layer inside it"
+        return self._fault_of_weights(module) or self._fault_of_biases(module)
+
+    def _fault_of_weights(self, module: nn.Module) -> str | None:
+        for name in self._names(self.weight):
+            weight = module._parameters.get(name)
+            if weight is None:
+                return f"declared with weight {name!r}, but has no such parameter; it has {list(module._parameters)}"
+            if weight.dim() != 2:
+                return f"declared with weight {name!r}, but that is no matrix: {tuple(weight.shape)}"
+            if isinstance(self.weight, str) and len(weight) % len(self.parts):
+                return f"declared with weight {name!r} for {list(self.parts)}, but it has {len(weight)} rows"
+        return None
+
+    def _fault_of_biases(self, module: nn.Module) -> str | None:
+        if self.bias is None:
+            return None
+        for name in self._names(self.bias):
+            if not hasattr(module, name):
+                return (
+                    f"declared with bias {name!r}, but has no such parameter; it has {list(module._parameters)}; "
+                    "bias=None where the class adds none"
+                )
+        slots = self._slots(self.bias, {part: shape[:1] for part, shape in self._shapes(module).items()})
+        for slot in slots.values():
+            bias, expected = slot.parameter(module), slot.length or slot.shape[0]
+            if bias is not None and tuple(bias.shape) != (expected,):
+                return f"declared with bias {slot.name!r}; expected shape ({expected},), but found {tuple(bias.shape)}"
+        return None
+
+    def _names(self, name: str | Mapping[str, str]) -> list[str]:
+        return [name] if isinstance(name, str) else [name.get(part, f"(of {part})") for part in self.parts]
+
+
+Declaration = LayerClass | AttentionClass
+DECLARATIONS: Mapping[str, type[Declaration]] = {"LayerClass": LayerClass, "AttentionClass": AttentionClass}
 """Ways to declare a layer class of the user's own, by the name that recipes use."""
 
 
@@ -218,7 +313,7 @@ _KNOWN: dict[type[nn.Module], Describe] = {
 
 
 def describe(
-    network: nn.Module, declared: Sequence[LayerClass] = ()
+    network: nn.Module, declared: Sequence[Declaration] = ()
 ) -> Iterator[tuple[nn.Module, Layer | UnsupportedLayer]]:
     """Walk a network and describe each layer that adapters can serve, in registration order.
 
@@ -301,10 +396,12 @@ def _check_sizes(network: nn.Module) -> None:
             )
 
 
-def _check_declared(network: nn.Module, declared: Sequence[LayerClass]) -> None:
+def _check_declared(network: nn.Module, declared: Sequence[Declaration]) -> None:
     classes = {type(module) for module in network.modules()}
     for declaration in declared:
-        if not isinstance(declaration, LayerClass):
-            raise PlanError(f"layers: expected LayerClass(...), but found {declaration!r}")
+        if not isinstance(declaration, Declaration):
+            raise PlanError(f"layers: expected LayerClass(...) or AttentionClass(...), but found {declaration!r}")
         if declaration.cls not in classes:
             raise PlanError(f"layers: the network has no layer of class {declaration.cls.__name__}")
+        if sum(other.cls is declaration.cls for other in declared) > 1:
+            raise PlanError(f"layers: {declaration.cls.__name__} is declared twice")

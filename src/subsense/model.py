@@ -19,7 +19,7 @@ from subsense.filling import Filling, FillSpec
 from subsense.grouping import output_tensors, run_grouped
 from subsense.injection import Banks, Injection, check_unadapted, plain_attention
 from subsense.inputs import Batch, Filled, Inputs, read
-from subsense.layers import LayerClass
+from subsense.layers import Declaration
 from subsense.locating import Located, locate
 from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities
 from subsense.plan import Plan, Site, plan
@@ -40,7 +40,7 @@ def adapt(
     untrained: str = "error",
     include: Iterable[str] = ("*",),
     exclude: Iterable[str] = (),
-    layers: Sequence[LayerClass] = (),
+    layers: Sequence[Declaration] = (),
     seed: int = 0,
 ) -> RobustModel:
     """Make a pretrained multimodal network work with any subset of its modalities (arXiv 2310.03986).

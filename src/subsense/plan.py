@@ -12,7 +12,7 @@ from torch import nn
 from subsense.adapters import Adapter, Method, parse_method
 from subsense.adapters.base import Shapes
 from subsense.errors import PlanError, UnmatchedPattern, UnsupportedLayer, closest
-from subsense.layers import Layer, LayerClass, describe
+from subsense.layers import Declaration, Layer, describe
 from subsense.tables import format_table
 
 
@@ -68,7 +68,7 @@ class Plan:
     out_of_reach: Mapping[str, int]
     network_parameters: int
     adapters: tuple[Adapter, ...]
-    declared: tuple[LayerClass, ...] = ()
+    declared: tuple[Declaration, ...] = ()
 
     @property
     def parameters_per_row(self) -> int:
@@ -105,7 +105,7 @@ def plan(
     *,
     include: Iterable[str] = ("*",),
     exclude: Iterable[str] = (),
-    layers: Sequence[LayerClass] = (),
+    layers: Sequence[Declaration] = (),
 ) -> Plan:
     """Find the sites of a network without touching it.
 
@@ -192,7 +192,7 @@ def _any_match(paths: Iterable[str], patterns: Iterable[str]) -> bool:
 
 
 def _sites(
-    network: nn.Module, adapters: Sequence[Adapter], choice: _Choice, declared: Sequence[LayerClass]
+    network: nn.Module, adapters: Sequence[Adapter], choice: _Choice, declared: Sequence[Declaration]
 ) -> Iterator[tuple[nn.Module, Site]]:
     for module, layer in describe(network, declared):
         if not choice.wants(module):

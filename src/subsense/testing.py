@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from subsense.adapters import Method
 from subsense.checkpoint import load, save
 from subsense.folding import fold
 from subsense.grouping import output_tensors
 from subsense.inputs import Inputs, read
-from subsense.layers import LayerClass
+from subsense.layers import AttentionClass, LayerClass
 from subsense.modalities import AxisSpec, Modalities
 from subsense.model import RobustModel, adapt
 
@@ -69,6 +70,7 @@ LAYER_KINDS: Mapping[str, LayerKind] = {
     "MultiheadAttention, sequence first": LayerKind(lambda: _SelfAttention(8, 2), "5 8"),
     "MultiheadAttention, own widths": LayerKind(lambda: _SelfAttention(8, 2, kdim=8, vdim=8, bias=False), "5 8"),
     "declared norm": LayerKind(lambda: ChannelFirstNorm(4), "4 3 3"),
+    "declared attention": LayerKind(lambda: PackedAttention(8, 2), "5 8"),
 }
 """Layers at which `check_adapter` tries a method, by name."""
 
@@ -93,7 +95,8 @@ def check_adapter(method: Method, kind: str | LayerKind, *, sharing: str = "addi
         network = _TwoBranches(chosen)
         inputs = {name: torch.randn(4, *map(int, chosen.axes.split())) for name in ("left", "right")}
     spec = dict.fromkeys(inputs, chosen.axes)
-    declared = [CHANNEL_FIRST] if any(isinstance(module, ChannelFirstNorm) for module in network.modules()) else []
+    classes = {type(module) for module in network.modules()}
+    declared = [one for one in (CHANNEL_FIRST, PACKED) if one.cls in classes]
     check_network(network, spec, inputs, method=method, sharing=sharing, layers=declared, compiled=compiled)
 
 
@@ -180,6 +183,28 @@ class ChannelFirstNorm(nn.Module):
 
 
 CHANNEL_FIRST = LayerClass(ChannelFirstNorm, kind="norm", axis=1, weight="gain", bias="offset")
+
+
+class PackedAttention(nn.Module):
+    """Attend over (batch, position, channel) with packed raw parameters: a layer class to declare."""
+
+    def __init__(self, size: int, num_heads: int) -> None:
+        super().__init__()
+        self.packed = nn.Parameter(torch.randn(3 * size, size) / size**0.5)
+        self.offset = nn.Parameter(0.1 * torch.randn(3 * size))
+        self.out = nn.Linear(size, size)
+        self.size, self.num_heads = size, num_heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, with the query on its own and key and value in one product."""
+        query = functional.linear(x, self.packed[: self.size], self.offset[: self.size])
+        key, value = functional.linear(x, self.packed[self.size :, :], self.offset[self.size :]).chunk(2, -1)
+        heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+        mixed: Tensor = self.out(functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        return mixed
+
+
+PACKED = AttentionClass(PackedAttention, weight="packed", bias="offset")
 
 
 class _SelfAttention(nn.Module):

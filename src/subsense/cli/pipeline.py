@@ -25,7 +25,7 @@ from subsense.calling import CallSpec
 from subsense.cli.console import note
 from subsense.cli.weights import read_weights, write_weights
 from subsense.factories import import_factory
-from subsense.layers import DECLARATIONS, LayerClass
+from subsense.layers import DECLARATIONS, Declaration
 from subsense.recipe import LOSSES, Fit, Loss, Recipe, load_recipe
 from subsense.results import Column
 from subsense.training import TrainingReport
@@ -171,7 +171,7 @@ def make_methods(recipe: Recipe) -> list[Adapter]:
     return [METHODS[method.name](**method.options) for method in recipe.adapt.method]
 
 
-def make_layers(recipe: Recipe) -> list[LayerClass]:
+def make_layers(recipe: Recipe) -> list[Declaration]:
     """Make the declarations of layer classes that a recipe gives."""
     return [
         DECLARATIONS[one.name](**{**one.options, "cls": import_factory(one.options["cls"])})
