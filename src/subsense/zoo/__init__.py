@@ -1,7 +1,7 @@
-"""Small multimodal networks, one file per architecture, made by name.
+"""Multimodal networks, one file per architecture, made by name.
 
 They are plain torch: nothing of subsense is inside, and each is called with one keyword argument per modality. They
-come without weights, and train from scratch in seconds to a few minutes on two cores.
+come without weights. The small ones train from scratch in seconds to a few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ NETWORKS = {
     "cwfid-unet": "subsense.zoo.cwfid_unet:CWFIDUNet",
     "cmu-mosi-transformer": "subsense.zoo.cmu_mosi_transformer:CMUMOSITransformer",
     "cmnext": "subsense.zoo.cmnext:cmnext",
+    "mult": "subsense.zoo.mult:MulT",
 }
 
 
