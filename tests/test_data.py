@@ -9,9 +9,13 @@ from torch.utils.data import DataLoader
 from subsense.data import DATASETS, describe, explain, load
 from subsense.data.base import Data, Description, FileSamples, Samples, locate, standardise
 from subsense.errors import DataError
+from subsense.metrics import METRICS
+from subsense.modalities import Modalities
+
+IN_FILES = sorted(set(DATASETS) - {"digits"})
 
 
-@pytest.fixture(scope="module", params=sorted(DATASETS))
+@pytest.fixture(scope="module", params=["cmu-mosi", "cwfid", "digits", "utd-mhad"])
 def name(request) -> str:
     return str(request.param)
 
@@ -84,15 +88,15 @@ def test_unknown_option_is_refused_with_the_near_miss():
         load("digits", seeds=3)
 
 
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits"}))
+@pytest.mark.parametrize("name", IN_FILES)
 def test_missing_root_says_what_goes_there_and_where_it_comes_from(name):
-    with pytest.raises(DataError, match=rf"{name}: needs root=.*{name.replace('-', '_')}/.*https://"):
+    with pytest.raises(DataError, match=rf"{name}: needs root=.*{describe(name).folder}/.*https://"):
         load(name)
 
 
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits"}))
+@pytest.mark.parametrize("name", IN_FILES)
 def test_empty_root_names_the_file_expected(name, tmp_path):
-    with pytest.raises(DataError, match=rf"{name}: expected the file {tmp_path}/{name.replace('-', '_')}/.*https://"):
+    with pytest.raises(DataError, match=rf"{name}: expected .*{tmp_path}/{describe(name).folder}.*https://"):
         load(name, root=tmp_path)
 
 
@@ -119,7 +123,17 @@ def test_a_description_says_without_files_what_the_data_are(data, name):
     assert (description.name, description.modalities, description.class_names) == (
         name, data.modalities, data.class_names,
     )  # fmt: skip
-    assert not description.folder or f"{description.folder}/" in explain(name)
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_every_data_set_is_described(name):
+    description = describe(name)
+    assert description.name == name
+    assert len(Modalities(description.modalities)) > 1
+    assert all([description.source, description.licence, description.citation])
+    assert description.metric in METRICS
+    if name != "digits":
+        assert f" {description.folder}/" in explain(name)
 
 
 def test_changes_of_a_loading_go_before_the_description():
@@ -133,7 +147,7 @@ def read_square(index):
     return {"x": torch.full((2,), float(index**2))}, torch.tensor(index)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_samples_are_read_from_files_when_they_are_asked_for(workers):
     samples = FileSamples(read_square, groups=["a", "b", "c", "d"])
     context = "spawn" if workers else None

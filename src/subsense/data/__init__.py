@@ -22,6 +22,8 @@ DATASETS = {
     "utd-mhad": "subsense.data.utd_mhad:utd_mhad",
     "cwfid": "subsense.data.cwfid:cwfid",
     "cmu-mosi": "subsense.data.cmu_mosi:cmu_mosi",
+    "mfnet": "subsense.data.mfnet:mfnet",
+    "mcubes": "subsense.data.mcubes:mcubes",
 }
 """Name -> the function that loads it. Beside it in its module stands the `DESCRIPTION`."""
 

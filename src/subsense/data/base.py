@@ -91,6 +91,7 @@ class Description:
         task: what is predicted: a class per sample, a class per pixel, or a number.
         class_names: in the order of the class indices; none for a regression.
         metric: the name of the measure that the field reports.
+        ignore_index: the label of pixels that don't count, where there are such.
         source, licence, citation: where it comes from, its terms, and the authors to cite beside every result.
         folder: what its folder under `root` is called; empty where it needs none.
     """
@@ -100,6 +101,7 @@ class Description:
     task: Literal["classification", "segmentation", "regression"]
     class_names: tuple[str, ...] = ()
     metric: str
+    ignore_index: int | None = None
     source: str
     licence: str
     citation: str
