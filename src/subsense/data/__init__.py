@@ -23,6 +23,7 @@ DATASETS = {
     "cwfid": "subsense.data.cwfid:cwfid",
     "cmu-mosi": "subsense.data.cmu_mosi:cmu_mosi",
     "mfnet": "subsense.data.mfnet:mfnet",
+    "nyudv2": "subsense.data.nyudv2:nyudv2",
     "mcubes": "subsense.data.mcubes:mcubes",
 }
 """Name -> the function that loads it. Beside it in its module stands the `DESCRIPTION`."""

@@ -56,7 +56,7 @@ def mfnet(
           train.txt, val.txt, test.txt
 
     Modalities: `rgb` "3 H W", normalised by ImageNet's mean and deviation; `thermal` "3 H W", its one channel repeated,
-    in 0..1, as CMNeXt's loader gives it. Note that CMNeXt's published training chose its best epoch on the test part.
+    in 0..1, as CMNeXt's loader gives it. (Where that loader says val it takes the test list.)
 
     Pixels without label are class 0 and count like any other, as in published figures; the metric `miou-labelled`
     leaves that class out of the mean.
