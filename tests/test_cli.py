@@ -37,10 +37,12 @@ def samples(count, seed):
     target = (left.sum(1) + right.sum(1) > 0).long()
     return Samples({"left": left, "right": right}, target, [str(row) for row in range(count)])
 
+IGNORED = None
+
 def data(num_train=48):
     return Data(name="own", modalities={"left": "3", "right": "2"}, train=samples(num_train, 0), test=samples(20, 1),
                 task="classification", class_names=("minus", "plus"), metric="accuracy", source="", licence="",
-                citation="")
+                citation="", ignore_index=IGNORED)
 
 def no_data():
     return 3
@@ -338,6 +340,12 @@ def test_evaluate_prints_the_table_and_writes_every_form(trained: Path) -> None:
     assert results["left"].dedicated is not None
     assert results["right"].dedicated is None
     assert results.seed == 0
+
+
+def test_labels_that_the_data_leave_out_do_not_count(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("own_code.IGNORED", 1)
+    assert json.loads(succeed("evaluate", trained, "--json"))["convention"] == "labels of 1 don't count"
+    assert "accuracy: labels of 1 don't count" in succeed("evaluate", trained)
 
 
 def test_evaluate_as_json_is_the_file(trained: Path) -> None:

@@ -7,10 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy.stats import pearsonr
 from sklearn import metrics as sk
 
 from subsense import metrics
 from subsense.errors import MetricError
+from subsense.metrics import METRICS
 
 ROWS, CLASSES = 97, 7
 
@@ -51,10 +53,12 @@ def test_top_5(classified):
     assert measured("top5", scores, target) == pytest.approx(expected)
 
 
-def test_f1_is_macro(classified):
+def test_f1_is_macro_or_weighted(classified):
     scores, target = classified
-    expected = sk.f1_score(target, scores.argmax(1), average="macro")
-    assert measured("f1", scores, target) == pytest.approx(expected)
+    for average, names in (("macro", ("f1", "mean-f1", "macro-f1")), ("weighted", ("weighted-f1",))):
+        expected = sk.f1_score(target, scores.argmax(1), average=average)
+        for name in names:
+            assert measured(name, scores, target) == pytest.approx(expected)
 
 
 def test_miou_is_of_one_confusion_matrix_for_all_data():
@@ -78,12 +82,47 @@ def test_ignored_pixels_do_not_count(ignored):
     assert measured("miou", scores, target, ignore_index=ignored) == pytest.approx(expected)
 
 
+def images(classes=5):
+    """Make 50 label pictures in which a class of the network never occurs, and what a network says of them."""
+    generator = torch.Generator().manual_seed(2)
+    target = torch.randint(0, classes - 1, (50, 6, 5), generator=generator)
+    scores = torch.randn(50, classes, 6, 5, generator=generator)
+    scores[:, -1] -= 100
+    return scores + 2 * torch.nn.functional.one_hot(target, classes).movedim(-1, 1), target
+
+
+def test_miou_with_and_without_what_has_no_label():
+    scores, target = images()
+    said = scores.argmax(1).flatten()
+    of_classes = sk.jaccard_score(target.flatten(), said, average=None, labels=range(4))
+    assert measured("miou", scores, target) == pytest.approx(of_classes.mean())
+    assert measured("miou-labelled", scores, target) == pytest.approx(of_classes[1:].mean())
+    assert measured("miou-labelled", scores, target) != pytest.approx(measured("miou", scores, target, ignore_index=0))
+
+
+def test_miou_of_labelled_classes_leaves_ignored_pixels_out():
+    scores, target = images()
+    target[:, 0] = 255
+    counts = target != 255
+    expected = sk.jaccard_score(target[counts], scores.argmax(1)[counts], average=None, labels=range(1, 4)).mean()
+    assert measured("miou-labelled", scores, target, ignore_index=255) == pytest.approx(expected)
+
+
+def test_pixels_are_counted_like_rows():
+    scores, target = images()
+    expected = sk.accuracy_score(target.flatten(), scores.argmax(1).flatten())
+    assert measured("pixel-accuracy", scores, target) == pytest.approx(expected)
+    assert measured("f1", scores, target) == pytest.approx(
+        sk.f1_score(target.flatten(), scores.argmax(1).flatten(), average="macro")
+    )
+
+
 def test_values(sentiments):
     scores, target = sentiments
     assert measured("mae", scores, target) == pytest.approx(sk.mean_absolute_error(target, scores[:, 0]))
     assert measured("mse", scores, target) == pytest.approx(sk.mean_squared_error(target, scores[:, 0]))
     assert measured("rmse", scores, target) == pytest.approx(sk.root_mean_squared_error(target, scores[:, 0]))
-    correlation = np.corrcoef(target.double(), scores[:, 0].double())[0, 1]
+    correlation = pearsonr(target.double(), scores[:, 0].double()).statistic
     assert measured("correlation", scores, target) == pytest.approx(correlation)
     assert measured("pearson", scores, target) == pytest.approx(correlation)
 
@@ -91,11 +130,61 @@ def test_values(sentiments):
 def test_sentiments(sentiments):
     scores, target = sentiments
     counts = target != 0
-    positive, said = target[counts] > 0, scores[counts, 0] > 0
-    assert measured("acc-2", scores, target) == pytest.approx(sk.accuracy_score(positive, said))
-    assert measured("f1-2", scores, target) == pytest.approx(sk.f1_score(positive, said, average="weighted"))
-    sevenths = [np.round(np.clip(values.numpy(), -3, 3)) for values in (target, scores[:, 0])]
-    assert measured("acc-7", scores, target) == pytest.approx(sk.accuracy_score(*sevenths))
+    without = target[counts] > 0, scores[counts, 0] > 0
+    with_zero = target >= 0, scores[:, 0] >= 0
+    for ending, (label, said) in (("", without), ("-with-zero", with_zero)):
+        assert measured(f"acc-2{ending}", scores, target) == pytest.approx(sk.accuracy_score(label, said))
+        assert measured(f"f1-2{ending}", scores, target) == pytest.approx(sk.f1_score(label, said, average="weighted"))
+    for name, limit in (("acc-7", 3), ("acc-5", 2)):
+        steps = [np.round(np.clip(values.numpy(), -limit, limit)) for values in (target, scores[:, 0])]
+        assert measured(name, scores, target) == pytest.approx(sk.accuracy_score(*steps))
+
+
+TABLE = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.3, 0.6, 0.1]])
+LABELS = torch.tensor([0, 1, 1, 2, 2])  # the table says 0, 1, 0, 2, 1
+OUTPUTS = torch.tensor([2.6, -0.5, 0.4, -3.4, -0.0])
+SENTIMENTS = torch.tensor([3.0, -1.0, 0.0, -3.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "target", "expected"),
+    [
+        ("accuracy", TABLE, LABELS, 3 / 5),
+        ("f1", TABLE, LABELS, (2 / 3 + 1 / 2 + 2 / 3) / 3),
+        ("weighted-f1", TABLE, LABELS, (1 * 2 / 3 + 2 * 1 / 2 + 2 * 2 / 3) / 5),
+        ("miou", TABLE, LABELS, (1 / 2 + 1 / 3 + 1 / 2) / 3),
+        ("miou-labelled", TABLE, LABELS, (1 / 3 + 1 / 2) / 2),
+        ("top-5", torch.arange(7.0, 0, -1).expand(2, 7), torch.tensor([4, 5]), 1 / 2),  # fifth and sixth best
+        ("mae", OUTPUTS, SENTIMENTS, (0.4 + 0.5 + 0.4 + 0.4 + 0.0) / 5),
+        ("mse", torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0]), 5 / 2),
+        ("rmse", torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0]), math.sqrt(5 / 2)),
+        ("correlation", torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0]), 1 / 2),
+        ("acc-2", OUTPUTS, SENTIMENTS, 1.0),  # of three
+        ("acc-2-with-zero", torch.tensor([1.0, -0.1, 0.0, -2.0]), torch.tensor([2.0, 0.0, 0.0, 1.0]), 1 / 2),
+        ("f1-2", torch.tensor([1.0, 1.0, -1.0, 5.0]), torch.tensor([2.0, -1.0, -1.0, 0.0]), 2 / 3),
+        ("f1-2-with-zero", torch.tensor([1.0, -1.0, -1.0]), torch.tensor([0.0, 0.0, -2.0]), 2 / 3),
+        ("acc-5", OUTPUTS, SENTIMENTS, 4 / 5),  # 2 2, 0 -1, 0 0, -2 -2, 0 0
+        ("acc-7", torch.tensor([2.6, -0.5, 0.5, -3.4, 1.5]), torch.tensor([3.0, 0.0, 1.0, -3.0, 2.0]), 4 / 5),
+    ],
+)
+def test_by_hand(name, scores, target, expected):
+    assert measured(name, scores, target) == pytest.approx(expected)
+
+
+def test_every_name_has_a_case_by_hand():
+    [cases] = [mark.args[1] for mark in test_by_hand.pytestmark]
+    assert {name for name, *_ in cases} == {name for name, about in METRICS.items() if "another name" not in about}
+
+
+def test_the_convention_is_told_where_the_name_leaves_it_open():
+    assert metrics.build("accuracy").convention == ""
+    assert metrics.build("miou", ignore_index=255).fresh().convention == (
+        "one confusion matrix for all data; mean over the classes that occur in labels or predictions; "
+        "labels of 255 don't count"
+    )
+    assert "pixels of class 0 among them" in metrics.build("miou-labelled").convention
+    assert "neutral labels (0) don't count" in metrics.build("acc-2").convention
+    assert "neutral labels (0) count as not negative" in metrics.build("f1-2-with-zero").convention
 
 
 def test_long_sums_are_exact():

@@ -28,6 +28,15 @@ def test_the_table_as_printed():
     )
 
 
+def test_the_convention_is_kept_and_told(tmp_path):
+    results = make_results(convention="every pixel alike")
+    assert str(results).splitlines()[1:3] == ["measure   mIoU in %, more is better", "counting  every pixel alike"]
+    assert Results.load(results.save(tmp_path / "results.json")).convention == "every pixel alike"
+    older = json.loads(make_results().model_dump_json())
+    del older["convention"]
+    assert Results.parse(older).convention == ""
+
+
 def test_counts_stand_in_the_table_where_they_differ():
     rows = (Row(combination="rgb", count=1200, adapted=0.5), Row(combination="rgb+depth", count=7, adapted=0.6))
     header, cells = make_results(rows=rows).table()

@@ -235,6 +235,7 @@ def _results(robust: RobustModel, table: _Table, values: Mapping[Cell, float], s
     return Results(
         title=title,
         metric=table.measure.name,
+        convention=table.measure.convention,
         higher_is_better=table.measure.higher_is_better,
         unit=table.measure.unit,
         modalities=robust.modalities.spec,

@@ -21,9 +21,6 @@ Unit = Literal["fraction", "value"]
 Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Scores and target as the network and the data give them -> as torchmetrics wants them."""
 
-SENTIMENT_LIMIT = 3.0
-"""CMU-MOSI and CMU-MOSEI are labelled from -3 (very negative) to +3 (very positive)."""
-
 
 class Measure:
     """Accumulate scores and targets over batches; give one number for all of them.
@@ -35,16 +32,27 @@ class Measure:
         name: what tables call it.
         higher_is_better: whether more is better.
         unit: ``"fraction"`` for 0..1, printed in percent, or ``"value"``, printed as it is.
+        convention: how it counts, in words, where the name alone leaves that open; results keep it.
     """
 
     def __init__(
-        self, name: str, make: Callable[[int], Metric], prepare: Prepare, *, higher_is_better: bool, unit: Unit
+        self,
+        name: str,
+        make: Callable[[int], Metric],
+        prepare: Prepare,
+        *,
+        higher_is_better: bool,
+        unit: Unit,
+        convention: str = "",
+        finish: Callable[[Tensor], float] = float,
     ) -> None:
         self.name = name
         self.higher_is_better = higher_is_better
         self.unit: Unit = unit
+        self.convention = convention
         self._make = make
         self._prepare = prepare
+        self._finish = finish
         self._metric: Metric | None = None
         self._device = torch.device("cpu")
         self._is_empty = True
@@ -54,8 +62,9 @@ class Measure:
 
     def fresh(self) -> Measure:
         """Make an empty measure of the same kind, on the same device."""
-        kind = Measure(self.name, self._make, self._prepare, higher_is_better=self.higher_is_better, unit=self.unit)
-        return kind.to(self._device)
+        facts: dict[str, Any] = {"higher_is_better": self.higher_is_better, "unit": self.unit}
+        facts |= {"convention": self.convention, "finish": self._finish}
+        return Measure(self.name, self._make, self._prepare, **facts).to(self._device)
 
     def to(self, device: torch.device | str) -> Measure:
         """Move what was accumulated to a device, to which `update` brings its arguments. Return self."""
@@ -96,7 +105,7 @@ class Measure:
             return float("nan")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchmetrics warns of a constant; the NaN says it
-            return float(self._metric.compute())
+            return self._finish(self._metric.compute())
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -172,7 +181,8 @@ def _check_tensors(name: str, scores: object, target: object) -> None:
 class _Kind:
     """One named measure: the torchmetrics class, its arguments, and what its numbers mean.
 
-    Without `prepare` it is one of classes: scores (batch, class, ...), target (batch, ...) of indices.
+    Without `prepare` it is one of classes: scores (batch, class, ...), target (batch, ...) of indices. `finish` makes
+    one number of what torchmetrics computes.
     """
 
     name: str
@@ -182,6 +192,8 @@ class _Kind:
     prepare: Prepare | None = None
     higher_is_better: bool = True
     unit: Unit = "fraction"
+    convention: str = ""
+    finish: Callable[[Tensor], float] = float
 
     def make(self, **more: Any) -> Metric:
         module, name = self.path.split(".")
@@ -198,47 +210,91 @@ def _values(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _signs(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn sentiments into positive or not; rows with a neutral label (0) don't count, as in MulT's published code."""
+    """Turn sentiments into positive or negative; rows with a neutral label (0) don't count."""
     scores, target = _values(scores, target)
     has_sign = target != 0
     return (scores[has_sign] > 0).long(), (target[has_sign] > 0).long()
 
 
-def _sevenths(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Round sentiments to seven classes: -3 becomes 0, +3 becomes 6."""
+def _signs_with_zero(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn sentiments into negative or not; a neutral label (0) is not negative."""
     scores, target = _values(scores, target)
-    return _seventh(scores), _seventh(target)
+    return (scores >= 0).long(), (target >= 0).long()
 
 
-def _seventh(values: Tensor) -> Tensor:
-    return (values.clamp(-SENTIMENT_LIMIT, SENTIMENT_LIMIT).round() + SENTIMENT_LIMIT).long()
+def _steps(limit: int, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Round sentiments to classes: -limit becomes 0, +limit becomes 2 limit, and so does what lies beyond."""
+    scores, target = ((values.clamp(-limit, limit).round() + limit).long() for values in _values(scores, target))
+    return scores, target
+
+
+def _labelled_iou(confusion: Tensor) -> float:
+    """Average the intersection over union of all classes but the first that occur in labels or predictions."""
+    right = confusion.diag().double()
+    union = confusion.sum(0) + confusion.sum(1) - right
+    counts = (union > 0).index_fill(0, torch.tensor([0], device=union.device), False)
+    return float((right[counts] / union[counts]).mean())
 
 
 _ACCURACY = "classification.MulticlassAccuracy"
+_F1 = "classification.MulticlassF1Score"
+_ONE_MATRIX = "one confusion matrix for all data"
+_OCCURRING = "classes that occur in labels or predictions"
+_BY_LABELS = "F1 of each class, weighted by how often the class is the label"
+_NEUTRAL = {
+    "without": "neutral labels (0) don't count; above 0 is positive",
+    "with": "neutral labels (0) count as not negative",
+}
 _KINDS: dict[str, _Kind] = {
     # of classes
     "accuracy": _Kind("accuracy", "share of rows (or pixels) whose class is right", _ACCURACY, {"average": "micro"}),
     "top-5": _Kind("top-5", "share whose class is among the five best scores", _ACCURACY,
                    {"average": "micro", "top_k": 5}),
-    "f1": _Kind("F1", "mean over the classes, each counting alike", "classification.MulticlassF1Score",
-                {"average": "macro"}),
+    "f1": _Kind("F1", "mean over the classes, each counting alike", _F1, {"average": "macro"},
+                convention=f"F1 of each class over all data at once; mean over the {_OCCURRING}"),
+    "weighted-f1": _Kind("weighted F1", "mean over the classes, weighted by how often each is the label", _F1,
+                         {"average": "weighted"}, convention=_BY_LABELS),
     "miou": _Kind("mIoU", "mean intersection over union of the classes, over all data at once",
-                  "classification.MulticlassJaccardIndex", {"average": "macro"}),
+                  "classification.MulticlassJaccardIndex", {"average": "macro"},
+                  convention=f"{_ONE_MATRIX}; mean over the {_OCCURRING}"),
+    "miou-labelled": _Kind("mIoU (labelled)", "the same without the IoU of class 0, where that means no label (MFNet)",
+                           "classification.MulticlassConfusionMatrix", {}, finish=_labelled_iou,
+                           convention=f"{_ONE_MATRIX}, pixels of class 0 among them; "
+                                      f"mean over the other {_OCCURRING}"),
     # of values
     "mae": _Kind("MAE", "mean absolute error", "regression.MeanAbsoluteError", {}, _values, False, "value"),
     "mse": _Kind("MSE", "mean squared error", "regression.MeanSquaredError", {}, _values, False, "value"),
     "rmse": _Kind("RMSE", "root of the mean squared error", "regression.MeanSquaredError", {"squared": False}, _values,
                   False, "value"),
-    "correlation": _Kind("correlation", "Pearson's", "regression.PearsonCorrCoef", {}, _values, True, "value"),
-    # of sentiments
-    "acc-2": _Kind("Acc-2", "sentiment -3..3, positive or negative; neutral labels don't count",
-                   "classification.BinaryAccuracy", {}, _signs),
-    "f1-2": _Kind("F1-2", "the same two classes, F1 weighted by their counts", "classification.MulticlassF1Score",
-                  {"num_classes": 2, "average": "weighted"}, _signs),
+    "correlation": _Kind("correlation", "Pearson's", "regression.PearsonCorrCoef", {}, _values, True, "value",
+                         "Pearson's, over all rows at once"),
+    # of sentiments, labelled from -3 (very negative) to +3 (very positive)
+    "acc-2": _Kind("Acc-2", "sentiment -3..3, negative or positive; neutral labels don't count",
+                   "classification.BinaryAccuracy", {}, _signs, convention=_NEUTRAL["without"]),
+    "acc-2-with-zero": _Kind("Acc-2 (with zero)", "sentiment -3..3, negative or not; neutral labels are not",
+                             "classification.BinaryAccuracy", {}, _signs_with_zero, convention=_NEUTRAL["with"]),
+    "f1-2": _Kind("F1-2", "the classes of acc-2, F1 weighted by counts of labels (MulT's code: of outputs)", _F1,
+                  {"num_classes": 2, "average": "weighted"}, _signs,
+                  convention=f"{_NEUTRAL['without']}; {_BY_LABELS}"),
+    "f1-2-with-zero": _Kind("F1-2 (with zero)", "the classes of acc-2-with-zero, F1 weighted by counts of labels", _F1,
+                            {"num_classes": 2, "average": "weighted"}, _signs_with_zero,
+                            convention=f"{_NEUTRAL['with']}; {_BY_LABELS}"),
+    "acc-5": _Kind("Acc-5", "sentiment -3..3, rounded to five classes", _ACCURACY,
+                   {"num_classes": 5, "average": "micro"}, partial(_steps, 2),
+                   convention="labels and outputs clipped to -2..2 and rounded, halves to even"),
     "acc-7": _Kind("Acc-7", "sentiment -3..3, rounded to seven classes", _ACCURACY,
-                   {"num_classes": 7, "average": "micro"}, _sevenths),
+                   {"num_classes": 7, "average": "micro"}, partial(_steps, 3),
+                   convention="labels and outputs clipped to -3..3 and rounded, halves to even"),
 }  # fmt: skip
-_ALIASES = {"top-1": "accuracy", "top1": "accuracy", "top5": "top-5", "macro-f1": "f1", "pearson": "correlation"}
+_ALIASES = {
+    "top-1": "accuracy",
+    "top1": "accuracy",
+    "pixel-accuracy": "accuracy",
+    "top5": "top-5",
+    "mean-f1": "f1",
+    "macro-f1": "f1",
+    "pearson": "correlation",
+}
 
 METRICS: dict[str, str] = {name: kind.about for name, kind in _KINDS.items()} | {
     alias: f"another name of {name}" for alias, name in _ALIASES.items()
@@ -251,7 +307,11 @@ def _build_named(name: str, num_classes: int | None, ignore_index: int | None) -
     kind = _KINDS.get(key)
     if kind is None:
         raise MetricError(f"unknown metric {name!r}; known: {', '.join(METRICS)}.{closest(key, METRICS)}")
-    measure = partial(Measure, kind.name, higher_is_better=kind.higher_is_better, unit=kind.unit)
+    parts = [kind.convention] if kind.convention else []
+    if ignore_index is not None:
+        parts.append(f"labels of {ignore_index} don't count")
+    measure = partial(Measure, kind.name, higher_is_better=kind.higher_is_better, unit=kind.unit,
+                      convention="; ".join(parts), finish=kind.finish)  # fmt: skip
     if kind.prepare is None:
         make = partial(_make_of_classes, kind, num_classes, ignore_index)
         return measure(make=make, prepare=partial(_classes, ignore_index))
@@ -298,7 +358,9 @@ def _wrap(metric: Metric, higher_is_better: bool | None) -> Measure:
         raise MetricError(
             f"{name} doesn't say whether more is better: `metrics.build(metric, higher_is_better=...)` does"
         )
-    return Measure(name, partial(_copy, metric), _as_given, higher_is_better=direction, unit="value")
+    convention = f"as torchmetrics' {name} counts, made by the caller"
+    make = partial(_copy, metric)
+    return Measure(name, make, _as_given, higher_is_better=direction, unit="value", convention=convention)
 
 
 def _copy(metric: Metric, _: int) -> Metric:

@@ -72,12 +72,14 @@ class Results(_Frozen):
     """Hold a metric for every combination, in up to four columns, with what is needed to measure it again.
 
     Values are as the metric gives them: where `unit` is ``"fraction"`` they lie in 0..1 and are printed in percent;
-    where it is ``"value"`` (errors, correlations) they are printed as they are.
+    where it is ``"value"`` (errors, correlations) they are printed as they are. `convention` says how the metric
+    counts, where its name leaves that open.
     """
 
     format: Literal[1] = 1
     title: str = ""
     metric: str
+    convention: str = ""
     higher_is_better: bool
     unit: Literal["fraction", "value"]
     modalities: dict[str, str | dict[str, str]]
@@ -172,6 +174,7 @@ class Results(_Frozen):
         share = f" ({adapter.num_per_row / network.num_parameters:.2%} of it)" if network.num_parameters else ""
         return {
             "measure": self.measure,
+            **({"counting": self.convention} if self.convention else {}),
             "network": f"{network.name}, {network.num_parameters:,} parameters, {network.fingerprint[:12]}",
             "adapters": f"{adapter.method}, {adapter.sharing} sharing: {adapter.num_rows} rows of "
             f"{adapter.num_per_row:,} parameters{share}, {adapter.num_total:,} in all",

@@ -320,7 +320,7 @@ def measure(
     return ss.evaluate(
         robust,
         job.test_batches(),
-        metric=metrics.build(part.metric or job.data.metric),
+        metric=metrics.build(part.metric or job.data.metric, ignore_index=job.data.ignore_index),
         combinations=part.combinations,
         columns=columns,
         dedicated=train_dedicated(job, robust) if compare else None,
