@@ -60,8 +60,6 @@ def say_results(results: Results, to: Console = OUT) -> None:
         table.add_row(*texts, *([_bar(row, room, to)] if has_bar else []))
     to.print(table)
     say(f"{results.measure}; {max(row.count for row in results.rows)} test samples", "dim", to)
-    if results.convention:
-        say(f"{results.metric}: {results.convention}", "dim", to)
 
 
 def _bar(row: Row, width: int, to: Console) -> Text:

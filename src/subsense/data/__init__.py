@@ -20,6 +20,7 @@ __all__ = ["DATASETS", "Data", "Description", "FileSamples", "Part", "Samples", 
 DATASETS = {
     "digits": "subsense.data.digits:digits",
     "utd-mhad": "subsense.data.utd_mhad:utd_mhad",
+    "utd-mhad-raw": "subsense.data.utd_mhad_raw:utd_mhad_raw",
     "cwfid": "subsense.data.cwfid:cwfid",
     "cmu-mosi": "subsense.data.cmu_mosi:cmu_mosi",
     "mfnet": "subsense.data.mfnet:mfnet",

@@ -30,6 +30,7 @@ from subsense.data.images import (
     read_pixels,
     read_three,
 )
+from subsense.data.matlab import read_matlab
 
 DESCRIPTION = Description(
     name="nyudv2",
@@ -200,12 +201,10 @@ def _open(file: Path) -> Any:
 
 def _read_matrix(file: Path, name: str) -> NDArray[np.int64]:
     """Read whole numbers from an older Matlab file, as a row."""
-    from scipy.io import loadmat
-
-    try:
-        return np.asarray(loadmat(file, variable_names=[name])[name]).astype(np.int64).flatten()
-    except (OSError, KeyError, ValueError, NotImplementedError) as error:
-        raise DESCRIPTION.error(f"cannot read {name} from {file}: {error}.") from error
+    array = read_matlab(DESCRIPTION, file, name)
+    if not np.issubdtype(array.dtype, np.number):
+        raise DESCRIPTION.error(f"{file}: expected numbers in {name}, but found {array.dtype}.")
+    return array.astype(np.int64).flatten()
 
 
 # ---- folders of pictures

@@ -79,11 +79,15 @@ def utd_mhad(root: str | Path | None = None) -> Data:
         DataError: the file is absent, damaged, or holds arrays of other shapes.
     """
     folder = locate(DESCRIPTION, root, ["utd_mhad.npz"])
-    arrays = _read(folder / "utd_mhad.npz")
+    return make(DESCRIPTION, _read(folder / "utd_mhad.npz"))
+
+
+def make(description: Description, arrays: dict[str, Tensor]) -> Data:
+    """Make the data set of the arrays that the file holds: odd subjects train, every channel is standardised."""
     training = arrays["subject"] % 2 == 1
     inputs = _modalities(arrays)
     parts = {name: standardise(tensor[training], tensor[~training], axes) for name, (tensor, axes) in inputs.items()}
-    return DESCRIPTION.with_samples(
+    return description.with_samples(
         _samples({name: train for name, (train, _) in parts.items()}, arrays, training),
         _samples({name: test for name, (_, test) in parts.items()}, arrays, ~training),
     )
