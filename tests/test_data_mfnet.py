@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from picture_trees import HEIGHT, WIDTH, pixels, read, write_lists, write_picture
+from subsense.cli import app
 from subsense.data.images import IMAGENET_DEVIATION, IMAGENET_MEAN
 from subsense.data.mfnet import mfnet
 from subsense.errors import DataError
@@ -144,3 +146,50 @@ def test_training_samples_alone_are_augmented(published):
         assert torch.equal(part[0][0]["rgb"], other[0][0]["rgb"])
     with pytest.raises(DataError, match=r"augment: unknown option 'flips'.*Did you mean 'flip'"):
         mfnet(published, augment={"flips": 1.0})
+
+
+RECIPE = """
+output: run
+network: {name: street_network:Network}
+data:
+  name: mfnet
+  root: .
+  options:
+    augment: {scale: [0.5, 2.0], crop: [6, 8], flip: 0.5, photometric: 0.2, blur: 0.2}
+adapt: {method: ssf, sharing: additive}
+pretrain: {epochs: 2, lr: 1e-2, batch_size: 2, loss: {cross_entropy: {ignore_index: 255}}}
+train: {epochs: 2, lr: 1e-2, batch_size: 2, loss: {cross_entropy: {ignore_index: 255}}}
+evaluate: {metric: miou-labelled}
+"""
+
+NETWORK = """
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rgb, self.thermal = (nn.Conv2d(3, 9, 3, padding=1) for _ in range(2))
+
+    def forward(self, rgb, thermal):
+        return self.rgb(rgb) + self.thermal(thermal)
+"""
+
+
+def succeed(*arguments):
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_a_recipe_trains_on_augmented_samples_and_says_how_it_counts(published, monkeypatch):
+    monkeypatch.chdir(published)
+    monkeypatch.syspath_prepend(published)
+    (published / "street_network.py").write_text(NETWORK)
+    (published / "own.yaml").write_text(RECIPE)
+    for workers in (0, 2):
+        succeed("train", "own.yaml", "--set", f"data.workers={workers}", "--output", f"with-{workers}")
+    one, other = (next((published / f"with-{workers}" / "adapters").glob("*.safetensors")) for workers in (0, 2))
+    assert one.read_bytes() == other.read_bytes()
+    told = succeed("evaluate", "own.yaml", "--output", "with-2")
+    assert "counting  one confusion matrix for all data, pixels of class 0 among them" in told
+    assert "labels of 255 don't count" in told

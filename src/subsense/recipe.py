@@ -207,10 +207,15 @@ class NetworkPart(_Part):
 
 
 class DataPart(_Part):
-    """Say which data: a data set's name or `package.module:factory`, and the folder that holds it."""
+    """Say which data: a data set's name or `package.module:factory`, and the folder that holds it.
+
+    Attributes:
+        workers: processes that read samples while the network computes; what comes out doesn't depend on it.
+    """
 
     name: Annotated[str, _place("data set", DATASETS)]
     root: str | None = None
+    workers: NonNegativeInt = 0
     options: CheckedOptions = {}
 
     @field_validator("options")

@@ -88,11 +88,12 @@ class Job:
     def batches(self, size: int) -> DataLoader[Any]:
         """Give the training samples in shuffled batches; the order comes from the seed."""
         generator = torch.Generator().manual_seed(self.recipe.seed)
-        return DataLoader(self.data.train, size, shuffle=True, generator=generator)
+        workers = self.recipe.data.workers
+        return DataLoader(self.data.train, size, shuffle=True, generator=generator, num_workers=workers)
 
     def test_batches(self) -> DataLoader[Any]:
         """Give the test samples in order."""
-        return DataLoader(self.data.test, self.recipe.evaluate.batch_size)
+        return DataLoader(self.data.test, self.recipe.evaluate.batch_size, num_workers=self.recipe.data.workers)
 
 
 def open_job(
@@ -300,7 +301,7 @@ def _settings(job: Job, part: Fit, **more: Any) -> dict[str, Any]:
 
 def _origin(recipe: Recipe) -> str:
     """Say as JSON what a network's weights depend on."""
-    parts = recipe.model_dump(include={"seed", "network", "data", "pretrain"}, exclude={"data": {"root"}})
+    parts = recipe.model_dump(include={"seed", "network", "data", "pretrain"}, exclude={"data": {"root", "workers"}})
     return json.dumps(parts, sort_keys=True)
 
 
