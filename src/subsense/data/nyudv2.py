@@ -83,9 +83,9 @@ def nyudv2(
         nyudv2/
           RGB/0.jpg ...              or .png
           HHA/0.jpg ...              or .png; where there is no such folder, it is computed from
-          Depth/0.png ...            16 bits, `units_per_metre`
+          Depth/0.png ...            16 bits, `units_per_metre`; 0 where nothing was measured
           Label/0.png ...            1 to 40; 0 and 255 don't count
-          train.txt, test.txt        one name a line: 0, or RGB/0.jpg
+          train.txt, test.txt        one name a line: 0
 
     Modalities, both "3 H W": `rgb`, normalised by ImageNet's mean and deviation; `depth`, as HHA in 0..1: disparity,
     height above the floor, angle with gravity (`encode_hha`). Pixels without label are 255: the loss has to leave them
