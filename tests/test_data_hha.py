@@ -95,6 +95,16 @@ def test_where_nothing_is_measured_there_is_no_surface():
     assert (encode_hha(depth, SMALL, measured)[:30, :30, 2] == 218).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (1, 6), (6, 1)])
+def test_points_in_a_line_make_no_surface(shape):
+    depth, measured = render((tilted(20), 1.4), (across(tilted(20)), 3.0)), np.zeros(SIZE, dtype=bool)
+    measured[60 : 60 + shape[0], 80 : 80 + shape[1]] = True
+    points = 100 * SMALL.points(depth)
+    assert np.isnan(fit_normals(points, measured, 3)).all()
+    measured[61, 81] = measured[60, 81] = measured[61, 80] = True
+    assert not np.isnan(fit_normals(points, measured, 3)[60, 80]).any()
+
+
 @pytest.mark.parametrize("radius", [3, 10])
 def test_planes_are_those_of_least_squares(radius):
     draw = np.random.default_rng(0)

@@ -25,6 +25,9 @@ ASSUMED_FLOOR = -130.0
 HIGHEST_FLOOR = -90.0
 """In centimetres: no lowest point above this is taken for the floor, which then is assumed at `ASSUMED_FLOOR`."""
 
+ROUNDING = 1e-14
+"""The spread of points in a line, of which only rounding is left."""
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -81,7 +84,8 @@ def fit_normals(points: Floats, measured: NDArray[np.bool_], radius: int) -> Flo
         radius: of the square, in pixels; its side is 2 radius + 1.
 
     Returns:
-        (H, W, 3), of length 1; NaN where fewer than three points count.
+        (H, W, 3), of length 1; NaN where the points that count lie in a line, seen from the camera (there the published
+        code gives what rounding leaves).
     """
     depth = points[..., 2:]
     counts = measured[..., None] & (depth > 0)
@@ -94,7 +98,8 @@ def fit_normals(points: Floats, measured: NDArray[np.bool_], radius: int) -> Flo
     normals = np.einsum("...ij,...j->...i", adjugate, right)  # the solution but for a positive factor
     length = np.linalg.norm(normals, axis=-1, keepdims=True)
     outwards = np.where((normals * points).sum(-1, keepdims=True) < 0, -1.0, 1.0)
-    enough = (length > 0) & (moments[..., 2:, 2] > 2.5)  # the last moment is the number of points
+    spread = (first * adjugate[..., 0]).sum(-1, keepdims=True)  # the determinant
+    enough = spread > ROUNDING * moments[..., 2:, 2] ** 3  # the last moment is the number of points
     unit: Floats = np.divide(outwards * normals, length, out=np.full_like(normals, np.nan), where=enough)
     return unit
 
