@@ -26,6 +26,8 @@ DATASETS = {
     "mfnet": "subsense.data.mfnet:mfnet",
     "nyudv2": "subsense.data.nyudv2:nyudv2",
     "mcubes": "subsense.data.mcubes:mcubes",
+    "mosi": "subsense.data.mosi:mosi",
+    "mosei": "subsense.data.mosei:mosei",
 }
 """Name -> the function that loads it. Beside it in its module stands the `DESCRIPTION`."""
 

@@ -41,7 +41,8 @@ class Samples(Part):
 
     Args:
         inputs: `{modality: (num_samples, ...)}`.
-        targets: int64, `(num_samples,)` for classification, `(num_samples, H, W)` for segmentation.
+        targets: int64, `(num_samples,)` for classification, `(num_samples, H, W)` for segmentation; float32,
+            `(num_samples, 1)`, for regression.
         groups: see `Part`.
 
     >>> samples = Samples({"rgb": torch.zeros(2, 3)}, torch.tensor([0, 1]), groups=["a", "b"])
