@@ -173,7 +173,7 @@ def test_ls_lists_what_a_recipe_can_name() -> None:
     listing = json.loads(succeed("ls", "--json"))
     assert list(listing) == ["recipes", "data sets", "networks", "methods", "losses", "metrics"]
     assert {"cmu-mosi", "cwfid", "digits", "utd-mhad"} <= set(listing["recipes"])
-    assert {"cmu-mosi", "cwfid", "digits", "utd-mhad", "mfnet", "mcubes"} <= set(listing["data sets"])
+    assert {"cmu-mosi", "cwfid", "digits", "utd-mhad", "mfnet", "mcubes", "mosi", "mosei"} <= set(listing["data sets"])
     assert all(about for entries in listing.values() for about in entries.values())
     assert "digits-transformer" in succeed("ls")
     assert list(json.loads(succeed("ls", "data", "--json"))) == ["data sets"]

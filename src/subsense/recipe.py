@@ -398,8 +398,8 @@ _Loader.add_implicit_resolver(
 def shipped_recipes() -> dict[str, Path]:
     """Give the recipes that come with subsense, by name.
 
-    >>> sorted(shipped_recipes())
-    ['cmu-mosi', 'cwfid', 'digits', 'utd-mhad']
+    >>> "digits" in shipped_recipes()
+    True
     """
     folder = Path(str(resources.files("subsense") / "recipes"))
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
