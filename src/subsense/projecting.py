@@ -60,7 +60,7 @@ class AdaptedForward:
         layers = [layer for layer in self.layers if weight.covers(layer.weight)]
         self._check(layers, weight, bias)
         y = F.linear(x, weight.values, None if bias is None else bias.values)
-        pieces = y.split([layer.channels for layer in layers], -1)
+        pieces = y.split([layer.channels for layer in layers], -1) if len(layers) > 1 else [y]
         adapted = [self.adapt(layer.part, x, piece) for layer, piece in zip(layers, pieces, strict=True)]
         return adapted[0] if len(adapted) == 1 else torch.cat(adapted, -1)
 
