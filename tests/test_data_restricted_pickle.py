@@ -8,6 +8,7 @@ import struct
 import time
 import tracemalloc
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,35 +237,43 @@ def test_a_file_that_is_not_there(file: Path) -> None:
         read_pickle(file)
 
 
+@contextlib.contextmanager
+def traced() -> Iterator[Callable[[], int]]:
+    """Watch memory, and give what tells the greatest use so far, in bytes."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_small_file_takes_little_memory_and_time(file: Path) -> None:
     nested = b")" + b"2\x86" * 100  # a tuple of the last twice, a hundred times: 2 ** 100 if one walks through it
-    deep = b")" + b"\x85" * 100_000
+    deep = b")" + b"\x85" * 20_000
     memo = b"Nr\xff\xff\xff\xff"
-    tracemalloc.start()
-    begin = time.perf_counter()
-    for written in (nested, deep, memo):
-        file.write_bytes(pickled(written))
-        read_pickle(file)
+    begin = time.process_time()
+    with traced() as greatest:
+        for written in (nested, deep, memo):
+            file.write_bytes(pickled(written))
+            read_pickle(file)
+        assert greatest() < 20e6
     file.write_bytes(pickled(b"}", nested, b"Ns"))
     with pytest.raises(DataError, match="as a key"):
         read_pickle(file)
-    assert time.perf_counter() - begin < 5
-    assert tracemalloc.get_traced_memory()[1] < 50e6
-    tracemalloc.stop()
+    assert time.process_time() - begin < 5
 
 
 def test_arrays_are_views_of_what_was_read(file: Path) -> None:
     file.write_bytes(pickle.dumps(np.ones(1_000_000)))
-    tracemalloc.start()
-    found = read_pickle(file)
-    assert tracemalloc.get_traced_memory()[1] < 1.5 * found.nbytes
-    tracemalloc.stop()
+    with traced() as greatest:
+        found = read_pickle(file)
+        assert greatest() < 1.5 * found.nbytes
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_damage_anywhere_is_an_error_of_ours_or_other_data(file: Path, protocol: int) -> None:
     written, draw = pickle.dumps(DATA, protocol), random.Random(0)
-    for _ in range(200):
+    for _ in range(80):
         damaged = bytearray(written)
         for _ in range(draw.randint(1, 4)):
             damaged[draw.randrange(len(damaged))] = draw.randrange(256)
