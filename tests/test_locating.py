@@ -22,7 +22,7 @@ LAYOUTS: dict[str, tuple[Callable[[Tensor], Tensor], Placement | None]] = {
     "first": (lambda x: x, Placement(0)),
     "second": (lambda x: x.transpose(0, 1), Placement(1)),
     "last": (lambda x: x.movedim(0, -1), Placement(2)),
-    "batch-major windows": (lambda x: x.reshape(len(x) * WINDOWS, -1, 6), Placement(0)),
+    "batch-major windows": (lambda x: x.reshape(len(x) * WINDOWS, -1, 6), Placement(0, False)),
     "window-major windows": (
         lambda x: x.view(len(x), WINDOWS, -1, 6).transpose(0, 1).flatten(0, 1),
         Placement(0, True),

@@ -61,6 +61,8 @@ def _stitch(leaf: Sequence[Any], order: Tensor, place: Placement | None) -> Any:
     folds, rest = divmod(joined.shape[place.axis], len(order))
     if rest:
         raise InputError(f"an output of the network {tuple(joined.shape)} can't be put back together from its groups")
+    if folds != 1:
+        place.check_folds(f"an output of the network {tuple(joined.shape)}")
     wide = (order[:, None] * folds + torch.arange(folds)).flatten()
     return joined.index_select(place.axis, wide.to(joined.device))
 

@@ -84,11 +84,11 @@ class _Trace:
         if self.axis is None:
             return None
         folds = self.base.shape[self.axis] // NUM_ROWS
-        layouts = (False,) if folds == 1 else (False, True)
+        layouts = (None,) if folds == 1 else (False, True)
         fitting = [inner for inner in layouts if self._rows(folds, inner) == [{row} for row in range(NUM_ROWS)]]
         return Placement(self.axis, fitting[0]) if len(fitting) == 1 else None
 
-    def _rows(self, folds: int, inner: bool) -> list[set[int]]:
+    def _rows(self, folds: int, inner: bool | None) -> list[set[int]]:
         """Give to which rows the changed slices would belong: one set for each changed row."""
         return [{index % NUM_ROWS if inner else index // folds for index in changed} for changed in self.slices]
 

@@ -23,7 +23,7 @@ from subsense.layers import Declaration
 from subsense.locating import Located, locate
 from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities
 from subsense.plan import Plan, Site, plan
-from subsense.routing import Route, Router
+from subsense.routing import NotLocated, Route, Router
 
 OUTPUT = "(output)"
 
@@ -198,7 +198,11 @@ class RobustModel(nn.Module):
                 return self._uniform(filled, batch.code, batch.device)
             if torch.compiler.is_compiling():
                 return self._compiled(filled, batch)
-            return self._mixed(filled, batch)
+            try:
+                return self._mixed(filled, batch)
+            except NotLocated:
+                self.located = None
+                return self._mixed(filled, batch)
 
     def pretrained(self, inputs: Inputs, present: Tensor | None = None) -> Any:
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
