@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from subsense.attributes import attribute_name
 from subsense.errors import InputError, ModalityError, closest
 from subsense.inputs import Batch, Filled, named, read
 from subsense.modalities import Axes, Modalities
@@ -73,7 +74,7 @@ class Filling(nn.Module):
     def stand_ins(self) -> dict[str, Tensor]:
         """Give the tensors to keep: ``modality.part`` -> mean or learned value."""
         return {
-            f"{name}.{part}": getattr(self, _attribute(name, part))
+            f"{_escaped(name)}.{part}": getattr(self, _attribute(name, part))
             for name, part in self.parts
             if self.kinds[name] in ("mean", "learned")
         }
@@ -157,7 +158,12 @@ def _where(batch: Batch, column: int, tensor: Tensor, stand_in: Tensor) -> Tenso
 
 
 def _attribute(name: str, part: str) -> str:
-    return f"{name}:{part}".replace(".", "/")
+    return ":".join(attribute_name(one).replace(":", "%3A") for one in (name, part))
+
+
+def _escaped(name: str) -> str:
+    """Write a modality's name without dots: what comes after the first dot is the part."""
+    return name.replace("%", "%25").replace(".", "%2E")
 
 
 def _by_modality(modalities: Modalities, spec: FillSpec) -> dict[str, Any]:

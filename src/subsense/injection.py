@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from subsense.adapters.base import Adapter, Route
 from subsense.attention import AdaptedAttention
+from subsense.attributes import attribute_name
 from subsense.errors import LayerNeverCalled, PlanError, UnsupportedLayer
 from subsense.plan import Plan, Site
 from subsense.projecting import AdaptedForward
@@ -41,17 +42,17 @@ class Banks(nn.Module):
             bank = torch.zeros(shape, dtype=_bank_dtype(like))
             for row in bank:
                 adapter.start(parameter, row, generator)
-            self.register_parameter(_attribute(name), nn.Parameter(bank.to(_device(like))))
+            self.register_parameter(attribute_name(name), nn.Parameter(bank.to(_device(like))))
         self.names = tuple(bank_names(plan))
         self._attributes = {
-            (site.key, adapter.name): {name: _attribute(f"{site.key}:{adapter.name}:{name}") for name in shapes}
+            (site.key, adapter.name): {name: attribute_name(f"{site.key}:{adapter.name}:{name}") for name in shapes}
             for site in plan.sites
             for adapter, shapes in site.adapters.items()
         }
 
     def named(self) -> dict[str, nn.Parameter]:
         """Give the banks by name: ``site:adapter:parameter``."""
-        return {name: self.get_parameter(_attribute(name)) for name in self.names}
+        return {name: self.get_parameter(attribute_name(name)) for name in self.names}
 
     def of(self, site: Site, adapter: Adapter) -> dict[str, Tensor]:
         """Give the banks of one adapter at one site."""
@@ -262,10 +263,6 @@ def _check_tensors(site: Site, x: Any, y: Any) -> None:
             f"{site.key} ({site.layer.class_name}): expected one tensor in and one out, but found "
             f"{type(x).__name__} and {type(y).__name__}; exclude=[{site.layer.path!r}]"
         )
-
-
-def _attribute(name: str) -> str:
-    return name.replace(".", "/")
 
 
 def _bank_dtype(network: nn.Module) -> torch.dtype:
