@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from subsense.adapters import Adapter, Method
 from subsense.calling import Call, CallSpec, parse_call, spread_arguments
-from subsense.errors import InputError
+from subsense.errors import InputError, PlanError
 from subsense.filling import Filling, FillSpec
+from subsense.graphs import Graphs
 from subsense.grouping import output_tensors, run_grouped
 from subsense.injection import Banks, Injection, check_unadapted, plain_attention
 from subsense.inputs import Batch, Filled, Inputs, read
@@ -155,7 +157,9 @@ class RobustModel(nn.Module):
         self.network, self.banks, self.fill = network.eval().requires_grad_(False), banks, fill.to(_device(banks))
         self.located: Located | None = None
         self._guard = _Guard()
+        self._graphs = Graphs()
         self._checked = False
+        self._statistics = {path: module for path, module in network.named_modules() if _keeps_statistics(module)}
 
     @property
     def modalities(self) -> Modalities:
@@ -192,9 +196,12 @@ class RobustModel(nn.Module):
             LayerNeverCalled: a site that the network never reaches.
         """
         batch = read(self.modalities, inputs, present)
+        self._check_modes()
         with self._guard.hold():
             filled = self.fill(batch)
             if batch.code is not None:
+                if torch.compiler.is_dynamo_compiling():
+                    self._graphs.traced()
                 return self._uniform(filled, batch.code, batch.device)
             if torch.compiler.is_compiling():
                 return self._compiled(filled, batch)
@@ -207,6 +214,7 @@ class RobustModel(nn.Module):
     def pretrained(self, inputs: Inputs, present: Tensor | None = None) -> Any:
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
         batch = read(self.modalities, inputs, present)
+        self._check_modes()
         with self._guard.hold():
             return self._plain(self.fill(batch))
 
@@ -219,6 +227,12 @@ class RobustModel(nn.Module):
         super().train(mode)
         if hasattr(self, "network"):
             self.network.eval()
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> RobustModel:
+        """Set whether the adapters are trained; the network stays frozen."""
+        for parameter in self.adapter_parameters().values():
+            parameter.requires_grad_(requires_grad)
         return self
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
@@ -283,6 +297,15 @@ class RobustModel(nn.Module):
         with self._guard.hold():
             self.located = locate(self._observe, filled)
         return self.located
+
+    def _check_modes(self) -> None:
+        for path, module in self._statistics.items():
+            if module.training:
+                raise PlanError(
+                    f"{path or 'the network'} ({type(module).__name__}) is in training mode, in which a call would "
+                    "change its running statistics; an adapted network stays in eval mode: call train() and eval() on "
+                    "the model that `adapt` gave, not on the network, or network.eval() now"
+                )
 
     def _uniform(self, filled: Filled, code: int, device: torch.device) -> Any:
         served = self.router.substitute(code, self.training)
@@ -380,6 +403,10 @@ class _Before:
     def _ask(self, trainable: Mapping[nn.Parameter, bool]) -> None:
         for parameter, wanted in trainable.items():
             parameter.requires_grad_(wanted)
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    return isinstance(module, _NormBase) and module.track_running_stats
 
 
 def fingerprint(network: nn.Module) -> str:
