@@ -15,6 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
 from subsense.errors import PlanError, UnsupportedLayer
+from subsense.machinery import foreign, strange_tensor
 
 Kind = Literal["linear", "conv", "transposed", "norm"]
 ATTENTION_PARTS = ("query", "key", "value", "output")
@@ -326,12 +327,12 @@ def describe(
     _check_sizes(network)
     _check_declared(network, declared)
     own = {declaration.cls: declaration.describe for declaration in declared}
-    attentions: list[str] = []
+    closed: list[str] = []
     for path, module in network.named_modules():
-        if any(path.startswith(f"{parent}." if parent else "") for parent in attentions):
+        if any(path.startswith(f"{parent}." if parent else "") for parent in closed):
             continue
-        if isinstance(module, nn.MultiheadAttention) and type(module) not in own:
-            attentions.append(path)
+        if (isinstance(module, nn.MultiheadAttention) or foreign(module)) and type(module) not in own:
+            closed.append(path)
         for layer in _describe(path, module, own):
             yield module, layer
 
@@ -342,12 +343,10 @@ def _describe(
     if type(module) in own:
         return own[type(module)](path, module)
     base = next((base for base in _KNOWN if isinstance(module, base)), None)
-    if base is None:
-        return ()
-    fault = _fault(module)
+    fault = foreign(module) or (_fault(module) if base else None)
     if fault:
         return (UnsupportedLayer(f"{path or 'the network'} ({type(module).__name__}): {fault}"),)
-    return _KNOWN[base](path, module)
+    return _KNOWN[base](path, module) if base else ()
 
 
 def _fault(module: nn.Module) -> str | None:
@@ -359,7 +358,7 @@ def _fault(module: nn.Module) -> str | None:
         )
     if "forward" in vars(module):
         return "its forward was replaced on the instance; remove that, or exclude the layer"
-    return _computed_weight(module)
+    return _computed_weight(module) or next(filter(None, map(strange_tensor, _owners(module))), None)
 
 
 def _own_forward(cls: type) -> type | None:
@@ -372,10 +371,9 @@ def _own_forward(cls: type) -> type | None:
 
 
 def _computed_weight(module: nn.Module) -> str | None:
-    owners = [module, module.out_proj] if isinstance(module, nn.MultiheadAttention) else [module]
     names = [
         name
-        for owner in owners
+        for owner in _owners(module)
         for name in ("weight", "bias", "in_proj_weight", "in_proj_bias")
         if hasattr(owner, name) and name not in owner._parameters
     ]
@@ -385,6 +383,11 @@ def _computed_weight(module: nn.Module) -> str | None:
             "torch.nn.utils.parametrize.remove_parametrizations or remove_weight_norm, or exclude the layer"
         )
     return None
+
+
+def _owners(module: nn.Module) -> list[nn.Module]:
+    """Give the modules which hold a layer's parameters."""
+    return [module, module.out_proj] if isinstance(module, nn.MultiheadAttention) else [module]
 
 
 def _check_sizes(network: nn.Module) -> None:

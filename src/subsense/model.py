@@ -23,6 +23,7 @@ from subsense.injection import Banks, Injection, check_unadapted, plain_attentio
 from subsense.inputs import Batch, Filled, Inputs, read
 from subsense.layers import Declaration
 from subsense.locating import Located, locate
+from subsense.machinery import check_materialised
 from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities
 from subsense.plan import Plan, Site, plan
 from subsense.routing import NotLocated, Route, Router
@@ -79,6 +80,7 @@ def adapt(
     if not isinstance(modalities, Modalities):
         modalities = Modalities(spread_arguments(Modalities(modalities).spec, call))
     check_unadapted(network)
+    check_materialised(network)
     parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
     router = Router(modalities, modalities.select(combinations), sharing, untrained)
     planned = plan(network, method, include=include, exclude=exclude, layers=layers)

@@ -13,6 +13,7 @@ from subsense.adapters import Adapter, Method, parse_method
 from subsense.adapters.base import Shapes
 from subsense.errors import PlanError, UnmatchedPattern, UnsupportedLayer, closest
 from subsense.layers import Declaration, Layer, describe
+from subsense.machinery import check_wrappers
 from subsense.tables import format_table
 
 
@@ -120,7 +121,7 @@ def plan(
     Raises:
         UnmatchedPattern: a pattern that matches no layer.
         UnsupportedLayer: a layer that a method can't serve right, or one named in full that it doesn't serve.
-        PlanError: an unknown method; a network in which nothing is a site.
+        PlanError: an unknown method; a network in which nothing is a site, or that is wrapped (compiled, distributed).
 
     >>> print(plan(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), include=["0"]))
     module  class   adapter  channels  parameters
@@ -134,6 +135,7 @@ def plan(
     """
     adapters = parse_method(method)
     choice = _Choice(network, _patterns("include", include), _patterns("exclude", exclude))
+    check_wrappers(network)
     sites = _tie(network, list(_sites(network, adapters, choice, layers)))
     choice.check(adapters)
     if not sites:
