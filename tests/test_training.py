@@ -894,17 +894,17 @@ from torch.nn.functional import cross_entropy
 from training_examples import adapters, make_loader, make_robust, ordered_loader
 from subsense.baselines import finetune
 from subsense.training import train
-from subsense.training.draws import Drawer
+from subsense.training.draws import Draw
 
 torch.set_num_threads(1)
 drawn = []
-draw = Drawer.draw
+of = Draw.of
 
-def spy(self, has, seed):
-    drawn.append(draw(self, has, seed))
+def spy(self, first, count):
+    drawn.append(of(self, first, count))
     return drawn[-1]
 
-Drawer.draw = spy
+Draw.of = spy
 state = Accelerator().state
 torch.manual_seed(state.process_index)  # the processes' own random states differ
 folder, options = Path(sys.argv[2]), {"loss": cross_entropy, "progress": False}

@@ -27,6 +27,11 @@ class Draw:
     which: Tensor
     present: Tensor
 
+    def of(self, first: int, count: int) -> Draw:
+        """Give what was drawn for `count` rows of the batch from `first` on, as for a batch of their own."""
+        mine = (self.rows >= first) & (self.rows < first + count)
+        return Draw(self.rows[mine] - first, self.which[mine], self.present[mine])
+
 
 class Drawer:
     """Draw combinations for the rows of a batch.

@@ -67,7 +67,16 @@ class Processes:
         if not isinstance(loader, DataLoader) or (loader.batch_size is None and loader.batch_sampler is None):
             raise TrainingError(f"loader: expected a DataLoader that makes batches, since {self.count} processes share "
                                 f"them, but found {type(loader).__name__}")  # fmt: skip
-        return self._accelerator.prepare_data_loader(loader)
+        sampler: Any = getattr(loader.batch_sampler, "sampler", None)
+        before = getattr(sampler, "generator", None)
+        shared: Any = self._accelerator.prepare_data_loader(loader)
+        # The order of the data is to be a single process's: the sampler draws from the same generator as there, and
+        # the seed for worker processes, which accelerate has drawn at another time, from another.
+        if hasattr(sampler, "generator"):
+            sampler.generator = before
+        if shared.base_dataloader.generator is None:
+            shared.base_dataloader.generator = torch.Generator()
+        return shared
 
     def place(self, data: Any) -> Any:
         """Bring what a batch holds to this process's device."""
@@ -92,6 +101,17 @@ class Processes:
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         summed: Tensor = self._accelerator.reduce(torch.tensor(values, dtype=dtype, device=self.device), "sum")
         return [float(value) for value in summed]
+
+    def join(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Put all processes' rows (row, ...) one after the other; give them, and where this one's begin."""
+        if self.count == 1:
+            return rows, 0
+        counts = self._accelerator.gather(torch.tensor([len(rows)], device=self.device)).tolist()
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        everyone = self._accelerator.gather(padded.int().to(self.device)).to(rows)
+        parts = [part[:count] for part, count in zip(everyone.split(max(counts)), counts, strict=True)]
+        return torch.cat(parts), sum(counts[: self.index])
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sum gradients over processes; a parameter without any in all of them stays without."""

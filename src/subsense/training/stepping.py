@@ -96,7 +96,9 @@ class Stepper:
                              "without targets, use loss='distill'")  # fmt: skip
         has = available(self.run.trainee.modalities, inputs)
         usable = has & has.all(1, keepdim=True) if objective.needs_complete else has
-        draw = self.part.drawer.draw(usable, self._seed("draw", position))
+        # As one process would draw for the whole batch, so that the number of processes doesn't change the sets.
+        everyone, first = self.processes.join(usable)
+        draw = self.part.drawer.draw(everyone, self._seed("draw", position, process=0)).of(first, len(has))
         dropped = len(has) - len(draw.rows)
         if dropped:
             inputs, target = take(inputs, draw.rows, len(has)), take(target, draw.rows, len(has))
@@ -167,5 +169,6 @@ class Stepper:
             "Lower lr, set clip, or look for NaN and infinity in the data of these rows"
         )
 
-    def _seed(self, purpose: str, position: Position) -> int:
-        return derive_seed(self.run.options.seed, purpose, position.epoch, position.batch, self.processes.index)
+    def _seed(self, purpose: str, position: Position, process: int | None = None) -> int:
+        process = self.processes.index if process is None else process
+        return derive_seed(self.run.options.seed, purpose, position.epoch, position.batch, process)
