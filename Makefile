@@ -1,4 +1,4 @@
-# make demo | test | check | slow | wheel | format | clean. Needs Python >= 3.11 and make, nothing else.
+# make demo | test | check | slow | conformance | compatibility | wheel | format | clean. Needs Python >= 3.11 and make, nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := test
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: install demo test check lint types imports tests slow wheel format clean
+.PHONY: install demo test check lint types imports tests slow conformance compatibility wheel format clean
 
 # An activated environment must not leak into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -50,6 +50,12 @@ tests: $(INSTALLED)
 
 slow: $(INSTALLED)
 	$(BIN)/pytest -m slow --durations 10
+
+conformance: $(INSTALLED)
+	$(BIN)/pytest tests/conformance -m 'not gpu' --durations 10
+
+compatibility: $(INSTALLED)
+	PYTHONPATH=tests $(BIN)/python -m conformance.compatibility docs/compatibility.md
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build --wheel --no-isolation

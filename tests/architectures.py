@@ -41,7 +41,7 @@ class Architecture:
             network = self.make()
             with torch.no_grad():
                 for name, tensor in network.state_dict().items():
-                    if tensor.dim() == 1 and tensor.is_floating_point():
+                    if type(tensor) is Tensor and tensor.dim() == 1 and tensor.is_floating_point():
                         tensor += 0.2 * torch.rand(tensor.shape) if "var" in name else 0.2 * torch.randn(tensor.shape)
         return network.eval()
 
@@ -65,8 +65,8 @@ class Architecture:
         size = (num_rows, *(self.sizes[word] if word in self.sizes else int(word) for word in shape.split()))
         if dtype == "int64" and "mask" not in part:
             return torch.randint(1, 20, size, generator=generator)
-        if not dtype:
-            return torch.randn(size, generator=generator)
+        if not dtype or "float" in dtype:
+            return torch.randn(size, generator=generator).to(getattr(torch, dtype or "float32"))
         valid = torch.arange(size[1]) < size[1] - 1 - torch.arange(num_rows)[:, None] % 2  # one or two padded places
         return valid.long() if dtype == "int64" else ~valid
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from networks import METHODS, SHARINGS, make, row_by_row, with_sets
+from networks import METHODS, SHARINGS, draw, make, row_by_row, with_sets
 from subsense import InputError, RobustModel, adapt
 from subsense.locating import locate
 from subsense.routing import Placement
@@ -229,6 +229,35 @@ def test_grouped_rows_come_back_in_order_in_every_part_of_an_output() -> None:
     )
     torch.testing.assert_close(output["tokens"], [expected, expected.transpose(0, 1), expected.flatten(0, 1)])
     assert output["none"] is None
+
+
+class Repeats(Queries):
+    """Give the learned queries too, once for each row, and the same once for all."""
+
+    def __init__(self, once: bool) -> None:
+        super().__init__()
+        self.once = once
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = super().forward(a, b)
+        queries = self.prepare(self.queries)[None]
+        return tokens, queries if self.once else queries.expand(len(a), -1, -1)
+
+
+def test_an_output_that_is_the_same_for_every_row_comes_back_grouped() -> None:
+    robust = with_sets(adapt(Repeats(once=False), {"a": "8 6", "b": "8 6"}))
+    inputs = draw({"a": "8 6", "b": "8 6"}, rows=len(PRESENT))
+    found = robust(inputs, PRESENT)
+    for row, has in enumerate(PRESENT):
+        some = {name: inputs[name][row : row + 1] for name in robust.modalities.from_present(has)}
+        for one, other in zip(found, robust(some), strict=True):
+            torch.testing.assert_close(one[row : row + 1], other, rtol=1e-5, atol=1e-5)
+
+
+def test_an_output_that_is_there_once_for_all_rows_cannot_run_grouped() -> None:
+    robust = with_sets(adapt(Repeats(once=True), {"a": "8 6", "b": "8 6"}))
+    with pytest.raises(InputError, match=r"\(1, 4, 6\).*no place for rows"):
+        robust(draw({"a": "8 6", "b": "8 6"}, rows=len(PRESENT)), PRESENT)
 
 
 def test_an_output_that_has_no_rows_cannot_run_grouped() -> None:

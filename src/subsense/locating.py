@@ -37,12 +37,14 @@ class Located:
         return [name for name in names if None in self.placements.get(name, (None,))]
 
 
-def locate(run: Run, filled: Filled) -> Located:
+def locate(run: Run, filled: Filled, output: str = "") -> Located:
     """Find the rows of every tensor which `run` gives.
 
     Args:
         run: runs the network, without dropout.
         filled: any batch; its shapes and dtypes are used, and some of its values.
+        output: the name of tensors from which rows are only taken: one that holds the same for every row counts as
+            located, since it doesn't matter which is whose.
     """
     generator = torch.Generator().manual_seed(0)
     base = {name: tuple(_distinct(tensor, generator) for tensor in tensors) for name, tensors in filled.items()}
@@ -60,7 +62,9 @@ def locate(run: Run, filled: Filled) -> Located:
                     trace.compare(other, row)
         if all(trace.placement for calls in traces.values() for trace in calls):
             break
-    return Located({name: tuple(trace.placement for trace in calls) or (None,) for name, calls in traces.items()})
+    placements = {name: tuple(trace.placement for trace in calls) or (None,) for name, calls in traces.items()}
+    repeated = tuple(trace.placement or trace.repeated for trace in traces.get(output, ()))
+    return Located(placements | ({output: repeated} if repeated else {}))
 
 
 class _Trace:
@@ -87,6 +91,14 @@ class _Trace:
         layouts = (None,) if folds == 1 else (False, True)
         fitting = [inner for inner in layouts if self._rows(folds, inner) == [{row} for row in range(NUM_ROWS)]]
         return Placement(self.axis, fitting[0]) if len(fitting) == 1 else None
+
+    @property
+    def repeated(self) -> Placement | None:
+        """Give where the rows are if they are all alike, and nothing changed any of them."""
+        if self.axis is None or self.base.shape[self.axis] != NUM_ROWS or any(self.slices):
+            return None
+        first = self.base.narrow(self.axis, 0, 1)
+        return Placement(self.axis) if torch.equal(first.expand_as(self.base), self.base) else None
 
     def _rows(self, folds: int, inner: bool | None) -> list[set[int]]:
         """Give to which rows the changed slices would belong: one set for each changed row."""

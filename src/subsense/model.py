@@ -297,7 +297,7 @@ class RobustModel(nn.Module):
         """
         filled = self.fill(read(self.modalities, inputs))
         with self._guard.hold():
-            self.located = locate(self._observe, filled)
+            self.located = locate(self._observe, filled, OUTPUT)
         return self.located
 
     def _check_modes(self) -> None:
@@ -320,7 +320,7 @@ class RobustModel(nn.Module):
         codes = batch.codes(self.modalities)
         served = [self.router.substitute(code, self.training) for code in codes]
         if self.located is None:
-            self.located = locate(self._observe, filled)
+            self.located = locate(self._observe, filled, OUTPUT)
             self.injection.check_called(self.located.placements)
         sites = [site.key for site in self.plan.sites]
         if self.located.unknown(sites):

@@ -1,0 +1,133 @@
+"""Survey every foreign network and write docs/compatibility.md: `make compatibility`."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from conformance.foreign_torch import TORCH
+from conformance.foreign_transformers import TRANSFORMERS
+from conformance.survey import CHECKS, REFUSED, RIGHT, Case, Row, survey
+
+SOURCES: Mapping[str, Mapping[str, Case]] = {"transformers": TRANSFORMERS, "torch": TORCH}
+DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"
+OPENING = """# Compatibility: networks that nobody here wrote
+
+Each network below is made with random weights and toy sizes, adapted by one `subsense.adapt` call, and checked.
+`make compatibility` writes this page; `make conformance` runs the same survey as tests.
+{versions}. Method {method}, additive sharing, {rows} rows.
+
+- **reached** is the share of the network's parameters at whose layer an adapter acts. What is **out of reach**
+  (embeddings, recurrent weights, bare parameters, classes that nobody declared) is listed here by class, and by
+  `print(subsense.plan(network))` name by name.
+- **plan**: every parameter is reached, or named as out of reach.
+- **identity**: with nothing missing the network's own bits, and untrained sets change nothing.
+- **gradient**: every adapter is called and given a gradient. *n idle*: n adapter parameters get none because nothing that
+  the network gives depends on their layer; its own weight would get none either, which is checked.
+- **eval = train**: the same bits in both modes.
+- **rows**: a batch whose rows lack different things equals row by row, to 1e-5 of the greatest output (bfloat16: 0.05).
+- **fold**: the folded network gives the same, within the same bounds.
+- **save, load**: the same bits. **detach**: no trace, the same bits.
+- ✓ holds; **refused**: a `SubsenseError`, whose words stand below the tables; anything else is a fault, and is shown as
+  **wrong**.
+"""
+COLUMNS = ("network", "class", "parameters", "sites", "reached", "out of reach", *CHECKS, "note")
+
+
+def main(target: Path) -> None:
+    """Write the page; stop with an error where a promise is broken that nobody expected."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    rows = {source: {name: _survey(name, case) for name, case in cases.items()} for source, cases in SOURCES.items()}
+    target.write_text("\n".join(page(rows)), "utf-8")
+    wrong = [name for found in rows.values() for name, row in found.items() if row.wrong]
+    sys.exit(f"promises are broken: {', '.join(wrong)}" if wrong else 0)
+
+
+def page(rows: Mapping[str, Mapping[str, Row]]) -> Iterator[str]:
+    """Give the page's lines."""
+    versions = f"subsense {version('subsense')}, torch {torch.__version__}, transformers {version('transformers')}"
+    where = f"{versions}, Python {platform.python_version()}, CPU"
+    method = " + ".join(next(iter(TORCH.values())).method)
+    yield OPENING.format(versions=where, method=method, rows=_num_rows())
+    everything = [row for found in rows.values() for row in found.values()]
+    right = sum(not row.error and not row.wrong for row in everything)
+    wrong = sum(bool(row.wrong) for row in everything)
+    refused = len(everything) - right - wrong
+    yield f"{len(everything)} cases: {right} right in every check, {refused} refused in at least one, {wrong} wrong.\n"
+    for source, found in rows.items():
+        yield f"## {source}\n"
+        yield from _table(SOURCES[source], found)
+        yield ""
+    yield "## What the refused are told\n"
+    for source, found in rows.items():
+        yield from (f"- **{name}** ({source}): {_plain(row.error)}" for name, row in found.items() if row.error)
+    yield from _not_there()
+
+
+def table_names(text: str) -> list[str]:
+    """Give the names in the tables of a written page."""
+    rows = re.findall(r"^\| ([^|]+?) \|", text, re.MULTILINE)
+    return [name for name in rows if name != COLUMNS[0] and not set(name) <= {"-", ":"}]
+
+
+def _survey(name: str, case: Case) -> Row:
+    print(name, file=sys.stderr)
+    try:
+        return survey(case)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _table(cases: Mapping[str, Case], found: Mapping[str, Row]) -> Iterator[str]:
+    yield f"| {' | '.join(COLUMNS)} |"
+    yield f"|{'|'.join(['---'] * len(COLUMNS))}|"
+    for name, row in found.items():
+        yield f"| {' | '.join(_cells(name, cases[name], row))} |"
+
+
+def _cells(name: str, case: Case, row: Row) -> list[str]:
+    lost = ", ".join(f"{kind} {count:,}" for kind, count in row.out_of_reach.items()) or "–"
+    checks = [_cell(check, found, row) for check, found in row.checks.items()]
+    sites, reached = ("–", "–") if row.reached is None else (str(row.sites), f"{row.reached:.0%}")
+    lost = "–" if row.reached is None else lost
+    return [name, f"`{row.network}`", f"{row.parameters:,}", sites, reached, lost, *checks, case.note]
+
+
+def _cell(check: str, found: str, row: Row) -> str:
+    if found == REFUSED or (row.reached is None and check == next(iter(CHECKS))):
+        return "**refused**"
+    if found == RIGHT and check == "gradient" and row.without_effect:
+        return f"{RIGHT} ({len(row.without_effect)} idle)"
+    return found if len(found) == 1 else f"**wrong**: {_plain(found)}"
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _num_rows() -> int:
+    from architectures import ROWS
+
+    return ROWS
+
+
+def _not_there() -> Iterator[str]:
+    yield "\n## Not in the table\n"
+    yield (
+        f"transformers {version('transformers')} has neither ImageBind nor TVLT. Networks on a GPU, networks split over "
+        "several devices, and weights quantised by other libraries than torch's own were not tried."
+    )
+    yield ""
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else DOCUMENT)
