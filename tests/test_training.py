@@ -24,6 +24,7 @@ from subsense.model import RobustModel, adapt
 from subsense.training import Distill, TrainingReport, train
 from training_examples import (
     CLASSES,
+    SPEC,
     Noisy,
     Small,
     adapters,
@@ -984,6 +985,20 @@ def test_modalities_of_several_arguments_are_drawn_row_by_row() -> None:
     batch = {"text": text, "image": torch.randn(4, 3), "present": present}
     report = brief(robust, [(batch, torch.tensor([0, 1, 0, 1]))], combinations=["image"])
     assert report.history[0].rows == 3
+
+
+@pytest.mark.parametrize("strategy", ["joint", "separate"])
+def test_adapters_on_which_nothing_depends_are_named(strategy: str) -> None:
+    class Unused(Small):
+        def forward(self, rgb: Tensor, depth: Tensor, imu: Tensor) -> Tensor:
+            self.unused = self.drop(self.norm(self.rgb(rgb)))
+            return self.head(self.rgb(rgb) + self.depth(depth) + self.imu(imu))
+
+    robust = adapt(Unused(), SPEC)
+    report = brief(robust, strategy=strategy)
+    assert report.idle == ("norm:ssf:scale", "norm:ssf:shift")
+    assert "depends on them (exclude them, or leave them): norm" in str(report)
+    assert not brief(adapt(Unused(), SPEC, exclude=["norm"]), strategy=strategy).idle
 
 
 @pytest.mark.gpu

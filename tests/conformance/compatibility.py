@@ -29,8 +29,9 @@ Each network below is made with random weights and toy sizes, adapted by one `su
   `print(subsense.plan(network))` name by name.
 - **plan**: every parameter is reached, or named as out of reach.
 - **identity**: with nothing missing the network's own bits, and untrained sets change nothing.
-- **gradient**: every adapter is called and given a gradient. *n idle*: n adapter parameters get none because nothing that
-  the network gives depends on their layer; its own weight would get none either, which is checked.
+- **gradient**: every adapter is called and given a gradient. *n idle*: n adapter parameters get none because nothing
+  that the network gives depends on their layer; its own weight would get none either, which is checked. The report of
+  `train` names them.
 - **eval = train**: the same bits in both modes.
 - **rows**: a batch whose rows lack different things equals row by row, to 1e-5 of the greatest output (bfloat16: 0.05).
 - **fold**: the folded network gives the same, within the same bounds.
@@ -123,8 +124,8 @@ def _num_rows() -> int:
 def _not_there() -> Iterator[str]:
     yield "\n## Not in the table\n"
     yield (
-        f"transformers {version('transformers')} has neither ImageBind nor TVLT. Networks on a GPU, networks split over "
-        "several devices, and weights quantised by other libraries than torch's own were not tried."
+        f"transformers {version('transformers')} has neither ImageBind nor TVLT. Networks on a GPU, networks split "
+        "over several devices, and weights quantised by other libraries than torch's own were not tried."
     )
     yield ""
 

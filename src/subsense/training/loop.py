@@ -50,6 +50,7 @@ class _Loop:
         self._best: dict[str, Tensor] = {}
         self._optimizer_state: dict[str, Tensor] = {}
         self._stepper: Stepper | None = None
+        self._idle: set[str] | None = None
         self._facts = self._gather_facts(length)
 
     def run(self) -> TrainingReport:
@@ -79,6 +80,8 @@ class _Loop:
             self._train_epoch(self._stepper)
         if self._best:
             self._put(self._best)
+        idle = self._stepper.idle()
+        self._idle = idle if self._idle is None else self._idle & idle
         self._best, self._optimizer_state, self._stepper = {}, {}, None
         self._position.next_part()
         self._save()
@@ -186,6 +189,7 @@ class _Loop:
             rows=dict(self._position.trained),
             metric=validation.name if validation else None,
             higher_is_better=bool(validation and validation.higher_is_better),
+            idle=tuple(name for name in self._trainee.parameters if name in (self._idle or ())),
         )
 
     # ---------------------------------------------------------------------------------------------- keeping the state

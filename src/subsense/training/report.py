@@ -44,6 +44,8 @@ class TrainingReport:
         rows: combination -> rows that it was trained on, over all epochs.
         metric: name of what validation measured; None without validation.
         higher_is_better: its direction.
+        idle: parameters that were asked to train and never had a gradient, since nothing that the loss saw depends on
+            them: layers whose output the network doesn't use. They are as they were.
     """
 
     combinations: tuple[tuple[str, ...], ...]
@@ -53,6 +55,7 @@ class TrainingReport:
     rows: dict[str, int]
     metric: str | None = None
     higher_is_better: bool = False
+    idle: tuple[str, ...] = ()
 
     @property
     def best(self) -> tuple[Epoch, ...]:
@@ -80,6 +83,9 @@ class TrainingReport:
             yield f"{what}: loss {best.loss:.4f}{metric}, epoch {best.epoch} of {self._of(best.part)[-1].epoch}"
         if untrained := [name for name, rows in self.rows.items() if not rows]:
             yield f"not trained, since no row was drawn for them: {', '.join(untrained)}"
+        if self.idle:
+            sites = ", ".join(dict.fromkeys(name.split(":")[0] for name in self.idle))
+            yield f"without effect, since nothing the loss sees depends on them (exclude them, or leave them): {sites}"
 
     def _of(self, part: int) -> list[Epoch]:
         return [epoch for epoch in self.history if epoch.part == part]

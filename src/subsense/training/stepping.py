@@ -54,6 +54,10 @@ class Stepper:
             for kind, value in self._optimizer.state.get(parameter, {}).items()
         }
 
+    def idle(self) -> set[str]:
+        """Give the parameters that never had a gradient: nothing that the loss saw depends on them."""
+        return {name for name, parameter in self._parameters.items() if parameter not in self._optimizer.state}
+
     def add(self, batch: Any, position: Position) -> None:
         """Add a batch's gradient and count its rows in the position.
 
