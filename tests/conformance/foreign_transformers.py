@@ -218,6 +218,55 @@ CONVNEXT = branches(
     features=lambda output: output.pooler_output,
     width=16,
 )
+RECURRENT_GEMMA = build(
+    "RecurrentGemmaModel",
+    "RecurrentGemmaConfig",
+    **TINY | {"num_hidden_layers": 3},
+    vocab_size=20,
+    lru_width=8,
+    attention_window_size=4,
+    bos_token_id=0,
+    eos_token_id=1,
+    pad_token_id=0,
+)
+
+
+def pair(
+    model: str, config: str, features: Callable[[Any], Tensor], width: int, **options: Any
+) -> Callable[[], nn.Module]:
+    """Say how to make two of the library's encoders, for pictures of three channels and of one."""
+    encoders = (build(model, config, num_channels=channels, **options) for channels in (3, 1))
+    return branches(*encoders, features=features, width=width)
+
+
+class Reading(nn.Module):
+    """Add a long-text encoder's and an image encoder's features."""
+
+    def __init__(self, text: nn.Module) -> None:
+        super().__init__()
+        self.text, self.image, self.head = text, VIT(), nn.Linear(8, CLASSES)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Tensor:
+        return self.head(pooled(self.text(input_ids, attention_mask)) + pooled(self.image(pixel_values)))
+
+
+def pooler(output: Any) -> Tensor:
+    return output.pooler_output
+
+
+def picture(output: Any) -> Tensor:
+    return output.last_hidden_state.mean((2, 3))
+
+
+LONGFORMER = build(
+    "LongformerModel",
+    "LongformerConfig",
+    **TINY,
+    vocab_size=20,
+    max_position_embeddings=20,
+    attention_window=4,
+    pad_token_id=0,
+)
 UNUSED = "layers that the network has and does not call"
 FLAVA = build(
     "FlavaModel",
@@ -469,6 +518,96 @@ TRANSFORMERS: dict[str, Case] = {
         note="a state-space model over two modalities' tokens; it reads the weights of two layers itself",
     ),
     "Mamba, those excluded": Case(Architecture(lambda: Tokens(MAMBA()), FEATURES), options={"exclude": MAMBA_MIXER}),
+    "RecurrentGemma": Case(Architecture(lambda: Tokens(RECURRENT_GEMMA()), FEATURES)),
+    "Longformer + ViT": Case(
+        Architecture(lambda: Reading(LONGFORMER()), IMAGE_TEXT, IMAGE_TEXT_CALL),
+        options={"exclude": ["*_global"]},
+        note="its layers for global attention are called where some is asked for; refused until excluded",
+    ),
+    "MobileViT, two encoders": Case(
+        Architecture(
+            pair(
+                "MobileViTModel",
+                "MobileViTConfig",
+                pooler,
+                32,
+                image_size=32,
+                hidden_sizes=[8, 8, 8],
+                neck_hidden_sizes=[4, 4, 4, 8, 8, 8, 16],
+                num_attention_heads=2,
+                mlp_ratio=1.0,
+                expand_ratio=1.0,
+            ),
+            {"rgb": "3 64 64", "thermal": "1 64 64"},
+            "list",
+        ),
+        note="patches folded into the batch",
+    ),
+    "CvT, two encoders": Case(
+        Architecture(
+            pair("CvtModel", "CvtConfig", picture, 24, embed_dim=[8, 8, 12], num_heads=[1, 1, 2], depth=[1, 2, 3]),
+            {"rgb": "3 64 64", "thermal": "1 64 64"},
+            "list",
+        )
+    ),
+    "DINOv2, two encoders": Case(
+        Architecture(
+            pair("Dinov2Model", "Dinov2Config", pooler, 16, **TINY, **PICTURES),
+            {"rgb": "3 16 16", "thermal": "1 16 16"},
+            "list",
+        )
+    ),
+    "PoolFormer, two encoders": Case(
+        Architecture(
+            pair(
+                "PoolFormerModel",
+                "PoolFormerConfig",
+                picture,
+                24,
+                depths=[1, 1],
+                hidden_sizes=[8, 12],
+                patch_sizes=[7, 3],
+                strides=[4, 2],
+                padding=[2, 1],
+                num_encoder_blocks=2,
+            ),
+            TWO_PICTURES,
+            "list",
+        )
+    ),
+    "TimeSformer, two encoders": Case(
+        Architecture(
+            pair(
+                "TimesformerModel", "TimesformerConfig", pooled, 16, **TINY, image_size=16, patch_size=8, num_frames=2
+            ),
+            {"rgb": "2 3 16 16", "thermal": "2 1 16 16"},
+            "list",
+        ),
+        note="frames and places folded into the batch in turn",
+    ),
+    "EfficientNet, two encoders": Case(
+        Architecture(
+            pair(
+                "EfficientNetModel",
+                "EfficientNetConfig",
+                picture,
+                640,
+                image_size=32,
+                width_coefficient=0.25,
+                depth_coefficient=0.3,
+                hidden_dim=320,
+                in_channels=[32, 16],
+                out_channels=[16, 24],
+                kernel_sizes=[3, 3],
+                strides=[1, 2],
+                num_block_repeats=[1, 1],
+                expand_ratios=[1, 2],
+                depthwise_padding=[],
+            ),
+            TWO_PICTURES,
+            "list",
+        )
+    ),
     "LLaVA": Case(Architecture(LLAVA, IMAGE_TEXT, _talk), note="Llama's RMSNorm is a class of the library's own"),
     "LayoutLMv3": Case(
         Architecture(
