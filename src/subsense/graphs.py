@@ -17,7 +17,6 @@ class Graphs:
     def __init__(self) -> None:
         self.count = 0
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's; runs this while tracing
     def traced(self) -> int:
         """Count a graph that is being made; warn where torch will make no further one."""
         self.count += 1
@@ -30,3 +29,7 @@ class Graphs:
                 stacklevel=2,
             )
         return self.count
+
+    # Run while a graph is traced, and no part of it: what `torch.compiler.assume_constant_result` says too, for the
+    # price of importing torch._dynamo wherever subsense is imported.
+    traced.__dict__["_dynamo_marked_constant"] = True
