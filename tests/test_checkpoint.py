@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from networks import METHODS, NETWORKS, SHARINGS, TOWERS, draw, make, only, snapshot, with_sets
@@ -29,6 +30,8 @@ from subsense import (
     load,
     save,
 )
+from subsense.checkpoint import seal
+from subsense.integrity import checksum_of_bytes
 
 INPUTS = draw(TOWERS)
 
@@ -215,9 +218,13 @@ def test_a_kill_after_the_last_step_leaves_the_new_version(tmp_path: Path, monke
 
 
 def edit(**entries: Any) -> Callable[[Path], None]:
+    """Change a manifest as somebody would who knows how to make it fit."""
+
     def change(folder: Path) -> None:
         path = folder / "manifest.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+        data = json.loads(path.read_text()) | entries
+        del data["checksum"]
+        path.write_bytes(seal(data))
 
     return change
 
@@ -227,9 +234,21 @@ def rewrite(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None
         (path,) = folder.glob("*.safetensors")
         tensors = load_file(path)
         change(tensors)
-        save_file(tensors, path)
+        data = to_bytes(tensors)
+        path.unlink()
+        name = f"adapters-{checksum_of_bytes(data)}.safetensors"
+        (folder / name).write_bytes(data)
+        edit(tensors=name)(folder)
 
     return apply
+
+
+def swap(old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "manifest.json"
+        path.write_text(path.read_text().replace(old, new))
+
+    return change
 
 
 def truncate(pattern: str, part: float) -> Callable[[Path], None]:
@@ -285,12 +304,27 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[CheckpointError], str]] = {
     "another shape": (
         rewrite(lambda t: t.update({"head:ssf:scale": torch.zeros(2, 4)})),
         ForeignTensor,
-        r"'head:ssf:scale': expected shape \(2, 3\), but found \(2, 4\)",
+        r"'head:ssf:scale': expected shape \(2, 3\) of F32, but found \(2, 4\)",
     ),
     "another number of rows": (
         edit(combinations=["left"]),
         ForeignTensor,
-        r"\(1, 8\), but found \(2, 8\)",
+        r"\(1, 8\) of F32, but found \(2, 8\)",
+    ),
+    "another dtype": (
+        rewrite(lambda t: t.update({"head:ssf:scale": torch.zeros(2, 3, dtype=torch.float64)})),
+        ForeignTensor,
+        r"'head:ssf:scale': expected shape \(2, 3\) of F32, but found \(2, 3\) of F64",
+    ),
+    "a number changed by hand": (
+        swap('"error"', '"nearest"'),
+        DamagedFile,
+        "changed since .* wrote it",
+    ),
+    "a key twice": (
+        lambda folder: (folder / "manifest.json").write_text('{"format": 1, "format": 1}'),
+        DamagedFile,
+        "the key 'format' stands twice",
     ),
     "another network": (edit(fingerprint="0" * 32), OtherNetwork, "made for a Towers with fingerprint 0000"),
     "a layer class that is not there": (

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as from_bytes
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from subsense.adapters import Adapter, from_json, to_json
-from subsense.atomic import write_atomically
+from subsense.atomic import make_folder, write_atomically
 from subsense.calling import CallSpec, spread_arguments
 from subsense.errors import (
     CheckpointError,
@@ -30,7 +29,8 @@ from subsense.errors import (
     PlanError,
 )
 from subsense.filling import FillFunction, Filling, Mean
-from subsense.injection import bank_names, check_unadapted
+from subsense.injection import bank_dtype, bank_names, check_unadapted
+from subsense.integrity import checksum, checksum_of_bytes, checksum_of_file, parse_object
 from subsense.layers import AttentionClass, Declaration, LayerClass
 from subsense.modalities import AxisSpec, Modalities
 from subsense.model import RobustModel, adapt, fingerprint
@@ -38,6 +38,12 @@ from subsense.plan import Plan, plan
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+MOST_MANIFEST = MOST_HEADER = 8 << 20
+"""Bytes; a network of ten thousand sites stays below. Nothing larger is read into memory."""
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+Expected = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Tensor -> its shape and dtype."""
 
 
 class DeclaredLayer(BaseModel):
@@ -81,7 +87,7 @@ class Manifest(BaseModel):
     fill: dict[str, str]
     sites: list[str]
     layers: list[DeclaredLayer | DeclaredAttention]
-    tensors: str
+    tensors: Annotated[str, Field(pattern=r"^adapters-[0-9a-f]{16}\.safetensors$")]
 
 
 def save(robust: RobustModel, folder: str | Path) -> None:
@@ -94,13 +100,11 @@ def save(robust: RobustModel, folder: str | Path) -> None:
         robust: what to save.
         folder: made where it does not exist.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
-    name = f"adapters-{hashlib.blake2b(data, digest_size=8).hexdigest()}.safetensors"
+    name = _file_name(checksum_of_bytes(data))
     write_atomically(folder / name, data)
-    manifest = _manifest(robust, name)
-    write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+    write_atomically(folder / MANIFEST, seal(_manifest(robust, name).model_dump(mode="json")))
     for old in folder.glob("adapters-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -125,6 +129,9 @@ def load(
         fill: needed where a modality is filled by a function: modality -> function, or one for all of those.
         untrained: another policy than the saved one.
 
+    A folder that anybody else made can do no harm: nothing outside it is read, no code in it runs, and no more is read
+    into memory than adapter sets for this network take.
+
     Raises:
         MissingFile, DamagedFile, OtherNetwork, OtherModalities, ForeignTensor, CheckpointError: what doesn't fit.
     """
@@ -132,7 +139,6 @@ def load(
     check_unadapted(network)
     manifest = _read_manifest(folder)
     declared = _modalities(folder, manifest, modalities)
-    tensors = _read_tensors(folder, manifest)
     _check_network(folder, manifest, network)
     options: dict[str, Any] = {
         "method": _method(folder, manifest),
@@ -140,7 +146,8 @@ def load(
         "layers": _layers(manifest, network),
     }
     fills = _fills(folder, manifest, fill)
-    _check_tensors(folder, tensors, _shapes(manifest, plan(network, **options), Filling(declared, fills)))
+    expected = _expected(manifest, plan(network, **options), declared, fills, bank_dtype(network))
+    tensors = _read_tensors(folder, manifest, expected)
     robust = adapt(
         network,
         declared,
@@ -189,40 +196,58 @@ def _fill_in(robust: RobustModel, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read_manifest(folder: Path) -> Manifest:
-    text = _read(folder, folder / MANIFEST)
+    path = _file(folder, MANIFEST, MOST_MANIFEST)
     try:
-        data = json.loads(text)
-        found = data.get("format")
-    except (ValueError, AttributeError) as error:
-        raise DamagedFile(
-            f"{folder / MANIFEST}: expected JSON as `subsense.save` writes it, but found: {error}"
-        ) from None
+        data = parse_object(path.read_bytes())
+    except ValueError as error:
+        raise DamagedFile(f"{path}: expected JSON as `subsense.save` writes it, but found: {error}") from None
+    found = data.get("format")
     if isinstance(found, int) and found > FORMAT:
         raise CheckpointError(
             f"{folder / MANIFEST}: format {found}, and this version of subsense reads up to {FORMAT}; "
             "install a newer one"
         )
+    if data.pop("checksum", None) != checksum(data):
+        raise DamagedFile(f"{path}: changed since `subsense.save` wrote it: its checksum doesn't fit; save it again")
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise DamagedFile(f"{folder / MANIFEST}: not a manifest of adapter sets: {faults}") from None
+        raise DamagedFile(f"{path}: not a manifest of adapter sets: {faults}") from None
 
 
-def _read(folder: Path, path: Path) -> bytes:
+def _file(folder: Path, name: str, most: int) -> Path:
+    """Find a file of a folder, of at most so many bytes, and not a link that leads elsewhere."""
+    path = folder / name
     if not folder.is_dir():
         raise MissingFile(f"{folder}: expected a folder that `subsense.save` wrote, but there is none")
     if not path.is_file():
         raise MissingFile(f"{path}: missing; {folder} holds {sorted(one.name for one in folder.iterdir())}")
-    return path.read_bytes()
+    if path.resolve().parent != folder.resolve():
+        raise CheckpointError(f"{path}: a link to {path.resolve()}, outside the folder; put the file itself there")
+    if (size := path.stat().st_size) > most:
+        raise DamagedFile(f"{path}: {size:,} bytes, more than adapter sets for this network can have ({most:,})")
+    return path
 
 
-def _read_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
-    data = _read(folder, folder / manifest.tensors)
+def _read_tensors(folder: Path, manifest: Manifest, expected: Expected) -> dict[str, Tensor]:
+    most = MOST_HEADER + sum(math.prod(shape) * dtype.itemsize for shape, dtype in expected.values())
+    path = _file(folder, manifest.tensors, most)
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > MOST_HEADER or _file_name(checksum_of_file(path)) != path.name:
+        raise DamagedFile(f"{path}: truncated or damaged (its checksum doesn't fit its name); save it again")
     try:
-        return from_bytes(data)
+        with safe_open(path, framework="pt") as tensors:
+            names = list(tensors.keys())
+            _check_tensors(folder, {name: _facts(tensors.get_slice(name)) for name in names}, expected)
+            return {name: tensors.get_tensor(name) for name in names}
     except SafetensorError as error:
-        raise DamagedFile(f"{folder / manifest.tensors}: truncated or damaged ({error}); save it again") from None
+        raise DamagedFile(f"{path}: truncated or damaged ({error}); save it again") from None
+
+
+def _facts(tensor: Any) -> tuple[tuple[int, ...], str]:
+    return tuple(tensor.get_shape()), str(tensor.get_dtype())
 
 
 def _modalities(folder: Path, manifest: Manifest, expected: Mapping[str, AxisSpec] | None) -> Modalities:
@@ -243,24 +268,31 @@ def _check_network(folder: Path, manifest: Manifest, network: nn.Module) -> None
         )
 
 
-def _shapes(manifest: Manifest, planned: Plan, filling: Filling) -> dict[str, tuple[int, ...]]:
+def _expected(
+    manifest: Manifest, planned: Plan, modalities: Modalities, fills: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Give the shape and dtype of each tensor; nothing of a declared size is made."""
     num_rows = len(manifest.combinations) if manifest.sharing == "independent" else len(manifest.modalities)
     banks = {
-        name: (num_rows, *site.adapters[adapter][parameter])
+        name: ((num_rows, *site.adapters[adapter][parameter]), dtype)
         for name, (site, adapter, parameter) in bank_names(planned).items()
     }
-    return banks | {f"fill.{name}": tuple(tensor.shape) for name, tensor in filling.stand_ins().items()}
+    with torch.device("meta"):
+        stand_ins = Filling(modalities, fills).stand_ins()
+    return banks | {f"fill.{name}": (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()}
 
 
-def _check_tensors(folder: Path, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _check_tensors(folder: Path, found: Mapping[str, tuple[tuple[int, ...], str]], expected: Expected) -> None:
     for name in (*expected, *found):
         if name not in expected:
             raise ForeignTensor(f"{folder}: tensor {name!r} belongs to no site of this network")
+        shape, dtype = expected[name]
         if name not in found:
-            raise ForeignTensor(f"{folder}: tensor {name!r} {expected[name]} is missing")
-        if tuple(found[name].shape) != expected[name]:
+            raise ForeignTensor(f"{folder}: tensor {name!r} {shape} is missing")
+        if found[name] != (shape, _DTYPES[dtype]):
             raise ForeignTensor(
-                f"{folder}: tensor {name!r}: expected shape {expected[name]}, but found {tuple(found[name].shape)}"
+                f"{folder}: tensor {name!r}: expected shape {shape} of {_DTYPES[dtype]}, "
+                f"but found {found[name][0]} of {found[name][1]}"
             )
 
 
@@ -316,6 +348,15 @@ def _layers(manifest: Manifest, network: nn.Module) -> list[Declaration]:
 def _declaration(layer: DeclaredLayer | DeclaredAttention, cls: type[nn.Module]) -> Declaration:
     kind: type[Declaration] = LayerClass if isinstance(layer, DeclaredLayer) else AttentionClass
     return kind(cls, **layer.model_dump(exclude={"cls"}))
+
+
+def seal(data: Mapping[str, Any]) -> bytes:
+    """Give the text of a manifest, with the checksum of what it says."""
+    return (json.dumps({**data, "checksum": checksum(data)}, indent=2) + "\n").encode()
+
+
+def _file_name(digest: str) -> str:
+    return f"adapters-{digest}.safetensors"
 
 
 def _class_name(cls: type) -> str:

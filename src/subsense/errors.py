@@ -20,6 +20,7 @@ Every message says what was expected, what was found, where, and what to do::
     │   ├── OtherNetwork
     │   ├── OtherModalities
     │   └── ForeignTensor
+    ├── WriteError            (OSError)       a file that cannot be written: disk full, no permission
     ├── DataError             (ValueError)    a data set: unknown, absent, incomplete
     ├── FactoryError          (ValueError)    a network or data set by name that isn't there or refuses its options
     ├── ResultsError          (ValueError)    a results file that cannot be read
@@ -102,6 +103,10 @@ class OtherModalities(CheckpointError):
 
 class ForeignTensor(CheckpointError):
     """Report a tensor that does not belong, is missing, or has another shape."""
+
+
+class WriteError(SubsenseError, OSError):
+    """Report a file that could not be written; what stood there before is whole."""
 
 
 class DataError(SubsenseError, ValueError):

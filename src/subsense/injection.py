@@ -39,7 +39,7 @@ class Banks(nn.Module):
         super().__init__()
         for name, (site, adapter, parameter) in bank_names(plan).items():
             shape = (num_rows, *site.adapters[adapter][parameter])
-            bank = torch.zeros(shape, dtype=_bank_dtype(like))
+            bank = torch.zeros(shape, dtype=bank_dtype(like))
             for row in bank:
                 adapter.start(parameter, row, generator)
             self.register_parameter(attribute_name(name), nn.Parameter(bank.to(_device(like))))
@@ -265,7 +265,8 @@ def _check_tensors(site: Site, x: Any, y: Any) -> None:
         )
 
 
-def _bank_dtype(network: nn.Module) -> torch.dtype:
+def bank_dtype(network: nn.Module) -> torch.dtype:
+    """Give the dtype of a network's banks: float64 where it has parameters of it, and float32 otherwise."""
     dtypes = {parameter.dtype for parameter in network.parameters()}
     return torch.float64 if torch.float64 in dtypes else torch.float32
 

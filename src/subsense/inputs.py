@@ -100,6 +100,19 @@ def read(modalities: Modalities, inputs: Inputs, present: Tensor | None = None) 
     return Batch(tensors, present, whole, code, sizes, num_rows, device)
 
 
+def check_finite(modalities: Modalities, batch: Batch) -> None:
+    """Raise `InputError` where a present value is NaN or infinite; what is missing is not looked at."""
+    for column, name in enumerate(modalities):
+        has = batch.present[:, column].to(batch.device)
+        for part, tensor in zip(modalities[name].parts, batch.tensors[name] or (), strict=False):
+            finite = tensor.isfinite().unsqueeze(1).flatten(1).all(1)
+            if rows := (has & ~finite).nonzero().flatten().tolist():
+                raise InputError(
+                    f"input {part!r}: expected finite numbers, but found NaN or infinity in rows {_some(rows)}; "
+                    f"say in `present` that they lack {name!r}, or repair it"
+                )
+
+
 def named(modalities: Modalities, tensors: Filled) -> dict[str, Any]:
     """Give modality -> tensor, or part -> tensor where several carry it: the shape in which users pass inputs."""
     return {

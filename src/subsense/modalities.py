@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ DTYPES: Mapping[str, torch.dtype] = {
     "uint8": torch.uint8,
     "bool": torch.bool,
 }
-_AXIS = re.compile(r"[A-Za-z_]\w*|[1-9]\d*")
+MOST_NUMBERS = 1 << 40
+"""More than this in one row of one tensor is a mistake."""
+_AXIS = re.compile(r"[A-Za-z_]\w*|[1-9][0-9]{0,12}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Axes:
         for word in words:
             if not _AXIS.fullmatch(word):
                 raise ModalityError(f"axis string {text!r}: expected a name or a size above 0, but found {word!r}")
+        if math.prod(int(word) for word in words if word.isdigit()) > MOST_NUMBERS:
+            raise ModalityError(f"axis string {text!r}: expected at most {MOST_NUMBERS:,} numbers, but found more")
         dtype = dtype.strip() or "float32"
         if dtype not in DTYPES:
             known = ", ".join(DTYPES)

@@ -20,7 +20,7 @@ from subsense.filling import Filling, FillSpec
 from subsense.graphs import Graphs
 from subsense.grouping import output_tensors, run_grouped
 from subsense.injection import Banks, Injection, check_unadapted, plain_attention
-from subsense.inputs import Batch, Filled, Inputs, read
+from subsense.inputs import Batch, Filled, Inputs, check_finite, read
 from subsense.layers import Declaration
 from subsense.locating import Located, locate
 from subsense.machinery import check_materialised
@@ -45,6 +45,7 @@ def adapt(
     exclude: Iterable[str] = (),
     layers: Sequence[Declaration] = (),
     seed: int = 0,
+    check_inputs: bool = False,
 ) -> RobustModel:
     """Make a pretrained multimodal network work with any subset of its modalities (arXiv 2310.03986).
 
@@ -63,6 +64,8 @@ def adapt(
         untrained: ``"error"``, ``"nearest"`` or ``"pretrained"``, see `subsense.routing.Router`.
         include, exclude, layers: see `subsense.plan.plan`.
         seed: for the start of methods that draw one (LoRA).
+        check_inputs: refuse NaN and infinity in what is present, naming the modality and the rows. Otherwise they go
+            to the network as they are. Can be set later, ``robust.check_inputs = True``; compiled graphs don't check.
 
     Raises:
         ModalityError, PlanError: what was asked for can't be done; the network is as it was.
@@ -85,7 +88,9 @@ def adapt(
     router = Router(modalities, modalities.select(combinations), sharing, untrained)
     planned = plan(network, method, include=include, exclude=exclude, layers=layers)
     banks = Banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
-    return RobustModel(network, planned, banks, filling, router, Injection(network, planned, banks), parsed)
+    robust = RobustModel(network, planned, banks, filling, router, Injection(network, planned, banks), parsed)
+    robust.check_inputs = check_inputs
+    return robust
 
 
 class FilledNetwork(nn.Module):
@@ -141,6 +146,7 @@ class RobustModel(nn.Module):
         plan: its sites; printing it gives a table.
         fill: what stands in for missing inputs.
         banks: the trained parameters.
+        check_inputs: whether NaN and infinity in what is present are refused.
     """
 
     def __init__(
@@ -158,6 +164,7 @@ class RobustModel(nn.Module):
         self._before = _Before(network)
         self.network, self.banks, self.fill = network.eval().requires_grad_(False), banks, fill.to(_device(banks))
         self.located: Located | None = None
+        self.check_inputs = False
         self._guard = _Guard()
         self._graphs = Graphs()
         self._checked = False
@@ -197,8 +204,7 @@ class RobustModel(nn.Module):
             UntrainedCombination: nothing was trained for what is present (in eval mode, policy ``"error"``).
             LayerNeverCalled: a site that the network never reaches.
         """
-        batch = read(self.modalities, inputs, present)
-        self._check_modes()
+        batch = self._read(inputs, present)
         with self._guard.hold():
             filled = self.fill(batch)
             if batch.code is not None:
@@ -215,8 +221,7 @@ class RobustModel(nn.Module):
 
     def pretrained(self, inputs: Inputs, present: Tensor | None = None) -> Any:
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
-        batch = read(self.modalities, inputs, present)
-        self._check_modes()
+        batch = self._read(inputs, present)
         with self._guard.hold():
             return self._plain(self.fill(batch))
 
@@ -308,6 +313,13 @@ class RobustModel(nn.Module):
                     "change its running statistics; an adapted network stays in eval mode: call train() and eval() on "
                     "the model that `adapt` gave, not on the network, or network.eval() now"
                 )
+
+    def _read(self, inputs: Inputs, present: Tensor | None) -> Batch:
+        batch = read(self.modalities, inputs, present)
+        self._check_modes()
+        if self.check_inputs and not torch.compiler.is_compiling():
+            check_finite(self.modalities, batch)
+        return batch
 
     def _uniform(self, filled: Filled, code: int, device: torch.device) -> Any:
         served = self.router.substitute(code, self.training)

@@ -40,8 +40,11 @@ class LoRA:
     name: ClassVar[str] = "lora"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
+        if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
             raise PlanError(f"LoRA: expected rank to be an integer above 0, but found {self.rank!r}")
+        alpha = 1 if self.alpha is None else self.alpha
+        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < float("inf"):
+            raise PlanError(f"LoRA: expected alpha to be a number above 0, or None, but found {self.alpha!r}")
 
     @property
     def factor(self) -> float:

@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from subsense.atomic import write_atomically
+from subsense.atomic import make_folder, write_atomically
 from subsense.errors import DamagedFile, TrainingError
+from subsense.integrity import checksum, checksum_of_tensors, parse_object
 
 FILE = "training.safetensors"
 FORMAT = 1
@@ -33,10 +34,10 @@ def save_state(folder: str | Path, facts: Facts, position: Mapping[str, Any], te
         position: where it is, as JSON data.
         tensors: everything that changes.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    header = {"format": FORMAT, "facts": facts, "position": position}
     own = {name: _own(tensor) for name, tensor in tensors.items()}
-    write_atomically(Path(folder) / FILE, save(own, metadata={"subsense": json.dumps(header)}))
+    header = {"format": FORMAT, "facts": facts, "position": position}
+    header |= {"checksum": _checksum(header, own)}
+    write_atomically(make_folder(folder) / FILE, save(own, metadata={"subsense": json.dumps(header)}))
 
 
 def load_state(folder: str | Path, facts: Facts) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -51,8 +52,9 @@ def load_state(folder: str | Path, facts: Facts) -> tuple[dict[str, Any], dict[s
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["subsense"])
+            header = parse_object(file.metadata()["subsense"].encode())
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        _check_whole(header, tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DamagedFile(f"{path}: expected the state of a training run, but it can't be read ({error}); "
                           "delete it to start anew") from error  # fmt: skip
@@ -69,6 +71,15 @@ def check_vacant(folder: str | Path) -> None:
     if (path := Path(folder) / FILE).exists():
         raise TrainingError(f"{path} holds the state of a run already: pass resume=True to go on, "
                             "or delete it or choose another folder to start anew")  # fmt: skip
+
+
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    return checksum({**header, "checksum": checksum_of_tensors(tensors.items())})
+
+
+def _check_whole(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    if header.get("checksum") != _checksum(header, tensors):
+        raise ValueError("its checksum doesn't fit its content")
 
 
 def _own(tensor: Tensor) -> Tensor:
