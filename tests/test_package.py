@@ -58,6 +58,7 @@ ERRORS = {
     "UnmatchedPattern",
     "UnsupportedLayer",
     "UntrainedCombination",
+    "WriteError",
 }
 PUBLIC_NAMES = VERBS | NOUNS | METHODS | ERRORS
 

@@ -30,6 +30,7 @@ from subsense.errors import (
     UnmatchedPattern,
     UnsupportedLayer,
     UntrainedCombination,
+    WriteError,
 )
 from subsense.evaluation import evaluate
 from subsense.filling import Mean
@@ -82,6 +83,7 @@ __all__ = [
     "UnmatchedPattern",
     "UnsupportedLayer",
     "UntrainedCombination",
+    "WriteError",
     "adapt",
     "collect_examples",
     "evaluate",

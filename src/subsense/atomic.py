@@ -23,7 +23,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         part.replace(path)
     except OSError as error:
         raise WriteError(
-            f"{path}: {len(data):,} bytes could not be written ({error.strerror}); what stood there before is whole"
+            f"{path}: {len(data):,} bytes could not be written ({error.strerror or error}); what stood there before is whole"
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -34,5 +34,5 @@ def make_folder(folder: str | Path) -> Path:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WriteError(f"{folder}: this folder could not be made ({error.strerror})") from error
+        raise WriteError(f"{folder}: this folder could not be made ({error.strerror or error})") from error
     return Path(folder)

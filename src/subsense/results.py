@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from subsense.atomic import make_folder, write_atomically
 from subsense.errors import ResultsError, closest
 from subsense.tables import format_table
 
@@ -210,8 +211,8 @@ class Results(_Frozen):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the results as JSON, whole or not at all; make the folder where it is missing. Return the path."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(target, self.model_dump_json(indent=2) + "\n")
+        make_folder(target.parent)
+        write_atomically(target, f"{self.model_dump_json(indent=2)}\n".encode())
         return target
 
     @classmethod
@@ -262,16 +263,3 @@ def _upgrade(data: object, source: str) -> dict[str, Any]:
     for version in range(found, FORMAT):
         data = _UPGRADES[version](data)
     return data
-
-
-def _write_whole(target: Path, text: str) -> None:
-    """Write beside the target, then move over it, so that a reader sees the old file or the new one."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
