@@ -314,3 +314,14 @@ def test_a_hostile_checkpoint_is_refused(tmp_path: Path, mutation: Callable[[Pat
     mutation(folder, random.Random(0))
     with pytest.raises(ss.CheckpointError, match=str(tmp_path)):
         ss.load(folder, network)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path, which: int) -> None:
+    folder = tmp_path / "checkpoint"
+    network = save_towers(folder)
+    path = files(folder)[which]
+    outside = path.rename(tmp_path / path.name)
+    path.symlink_to(outside)
+    with pytest.raises(ss.CheckpointError, match=f"a link to {outside}, outside the folder; put the file itself there"):
+        ss.load(folder, network)
