@@ -43,14 +43,15 @@ class Call:
         return names
 
     def arrange(self, modalities: Modalities, tensors: Filled) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Give the positional and keyword arguments for the network."""
+        """Give the positional and keyword arguments for the network, or those that carry what `tensors` has."""
+        names = [name for name in modalities if name in tensors]
         if self.form == "kwargs":
             return (), {
-                self.arguments.get((name, part), part): tensor
-                for name in modalities
+                self.argument(name, part): tensor
+                for name in names
                 for part, tensor in zip(modalities[name].parts, tensors[name], strict=True)
             }
-        flat = [tensor for name in modalities for tensor in tensors[name]]
+        flat = [tensor for name in names for tensor in tensors[name]]
         if self.form == "positional":
             return tuple(flat), {}
         if self.form == "list":
@@ -58,6 +59,26 @@ class Call:
         if self.form == "channels":
             return (torch.cat(flat, dim=1),), {}
         return (named(modalities, tensors),), {}
+
+    def argument(self, modality: str, part: str) -> str:
+        """Give the name of the argument that carries a part."""
+        return self.arguments.get((modality, part), part)
+
+    def collect(
+        self, modalities: Modalities, like: Filled, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Give back the inputs that `arrange` made these arguments of; `like`: tensors of the same names and sizes."""
+        if self.form in ("dict", "function"):
+            return dict(args[0])
+        keys = [(name, part) for name in like for part in modalities[name].parts]
+        if self.form == "kwargs":
+            flat = [kwargs[self.argument(*key)] for key in keys]
+        elif self.form == "channels":
+            flat = list(args[0].split([tensor.shape[1] for tensors in like.values() for tensor in tensors], dim=1))
+        else:
+            flat = list(args[0] if self.form == "list" else args)
+        tensors = dict(zip(keys, flat, strict=True))
+        return named(modalities, {name: tuple(tensors[name, part] for part in modalities[name].parts) for name in like})
 
     def __call__(self, network: nn.Module, modalities: Modalities, tensors: Filled) -> Any:
         """Call the network on filled tensors and give back its own output."""

@@ -2,34 +2,70 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_flatten, tree_map
 
 from subsense.errors import FoldError
 
 TOLERANCE = 1e-4  # of the greatest output; exported kernels sum in another order
+TRACED_ROWS = 13  # a free batch size is traced with one that networks have no other use for
+CHECKED_ROWS = (1, 2, 5)
+
+Result = TypeVar("Result")
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def write_export(folded: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> None:
+def trace(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free_batch: bool = False
+) -> ExportedProgram:
+    """Export a module; with `free_batch` for any number of rows, the first axis of every tensor that it is given.
+
+    Raises:
+        FoldError: it can't be exported.
+    """
+    if not free_batch:
+        return _attempt("torch.export", lambda: torch.export.export(module, args, kwargs))
+    args, kwargs = take_rows((args, kwargs), TRACED_ROWS)
+    rows = {0: Dim("batch", min=1)}
+    arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    free = {name: tree_map(lambda _: rows, argument) for name, argument in arguments.items()}
+    what = "torch.export with a free batch size"
+    return _attempt(what, lambda: torch.export.export(module, args, kwargs, dynamic_shapes=free))
+
+
+def take_rows(value: Any, num_rows: int) -> Any:
+    """Give so many rows of every tensor, the same ones over and over where there are fewer."""
+    return tree_map(lambda tensor: tensor[torch.arange(num_rows, device=tensor.device) % len(tensor)], value)
+
+
+def write_export(
+    folded: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path, free_batch: bool = False
+) -> None:
     """Write a network with `torch.export`, read it back, and compare.
 
     Raises:
         FoldError: it can't be exported, or gives other numbers.
     """
-    program = _attempt("torch.export", lambda: torch.export.export(folded.eval(), args, kwargs))
+    program = trace(folded, args, kwargs, free_batch)
+    program.example_inputs = None  # they would be in the file, pickled
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.export.save(program, path)
     again = torch.export.load(path).module()
-    with torch.no_grad():
-        compare(path, _tensors(folded(*args, **kwargs)), _tensors(again(*args, **kwargs)))
+    for some_args, some_kwargs in _batches(args, kwargs, free_batch):
+        with torch.no_grad():
+            compare(path, _tensors(folded(*some_args, **some_kwargs)), _tensors(again(*some_args, **some_kwargs)))
 
 
-def write_onnx(folded: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> None:
+def write_onnx(
+    folded: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path, free_batch: bool = False
+) -> None:
     """Write a network as ONNX, run it with onnxruntime, and compare.
 
     Raises:
@@ -40,20 +76,29 @@ def write_onnx(folded: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
     except ImportError as error:
         raise FoldError("writing ONNX needs more packages: pip install 'subsense[onnx]'") from error
     path.parent.mkdir(parents=True, exist_ok=True)
+    model = trace(folded, args, kwargs, free_batch) if free_batch else folded
     _attempt(
         "ONNX export",
-        lambda: torch.onnx.export(folded.eval(), args, str(path), kwargs=kwargs, dynamo=True, verbose=False),
+        lambda: torch.onnx.export(model, args, str(path), kwargs=kwargs, dynamo=True, verbose=False),
     )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    given = [tensor.cpu().numpy() for tensor in _tensors((args, kwargs))]
-    feed = dict(zip((one.name for one in session.get_inputs()), given, strict=True))
-    with torch.no_grad():
-        compare(path, _tensors(folded(*args, **kwargs)), [torch.from_numpy(one) for one in session.run(None, feed)])
+    names = [one.name for one in session.get_inputs()]
+    for some_args, some_kwargs in _batches(args, kwargs, free_batch):
+        given = [tensor.cpu().numpy() for tensor in _tensors((some_args, some_kwargs))]
+        found = session.run(None, dict(zip(names, given, strict=True)))
+        with torch.no_grad():
+            expected = _tensors(folded(*some_args, **some_kwargs))
+        compare(path, expected, [torch.from_numpy(one) for one in found])
 
 
-def _attempt(what: str, export: Callable[[], Any]) -> Any:
+def _batches(args: tuple[Any, ...], kwargs: dict[str, Any], free_batch: bool) -> list[Arguments]:
+    return [take_rows((args, kwargs), rows) for rows in CHECKED_ROWS] if free_batch else [(args, kwargs)]
+
+
+def _attempt(what: str, export: Callable[[], Result]) -> Result:
     try:
-        return export()
+        with torch.no_grad():
+            return export()
     except Exception as error:
         raise FoldError(f"{what} can't take this network: {type(error).__name__}: {error}") from error
 
@@ -62,13 +107,24 @@ def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
 
 
-def compare(what: str | Path, expected: Sequence[Tensor], found: Sequence[Tensor]) -> None:
-    """Raise `FoldError` where outputs differ by more than `TOLERANCE` of the greatest."""
+def tolerance_of(dtype: torch.dtype) -> float:
+    """Give how far what has been reordered may be off, relative to the greatest number: 1e-5 for float32."""
+    eps = torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0.0
+    return max(1e-5, 4 * eps)
+
+
+def compare(
+    what: str | Path, expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float | None = None
+) -> None:
+    """Raise `FoldError` where outputs differ by more than a tolerance, `TOLERANCE` if None, of the greatest."""
+    tolerance = TOLERANCE if tolerance is None else tolerance
     for one, other in zip(expected, found, strict=True):
+        if one.shape != other.shape:
+            raise FoldError(f"{what}: gives {tuple(other.shape)} where {tuple(one.shape)} was expected")
         scale = one.abs().max().clamp(min=1e-12)
         difference = float((one.cpu() - other.cpu()).abs().max() / scale.cpu())
-        if not difference <= TOLERANCE:
+        if not difference <= tolerance:
             raise FoldError(
                 f"{what}: differs from what it was made of by {difference:.1e} of the greatest output, more than "
-                f"{TOLERANCE:.0e}; it is not to be used"
+                f"{tolerance:.0e}; it is not to be used"
             )

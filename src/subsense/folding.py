@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from subsense.adapters import Adapter
+from subsense.dropping import draw_example, drop, present_arguments
 from subsense.errors import FoldError
 from subsense.exporting import compare, write_export, write_onnx
 from subsense.grouping import output_tensors
 from subsense.inputs import Inputs
 from subsense.layers import Layer, Slot
-from subsense.modalities import CombinationLike
+from subsense.modalities import Combination, CombinationLike
 from subsense.model import RobustModel
 from subsense.plan import Site
 
@@ -31,12 +32,20 @@ def fold(
     onnx: str | Path | None = None,
     export: str | Path | None = None,
     example: Inputs | None = None,
+    drop_absent: bool = False,
 ) -> nn.Module:
     """Fold the adapter set of a combination into a copy of the network.
 
     The copy computes what the adapted network computes for that combination: call it as the network is called, with
     the same stand-ins for what is missing (`subsense.prepare` makes them). ``h' = gamma h + beta`` becomes
     ``W <- gamma W``, ``b <- gamma b + beta`` (arXiv 2310.03986); LoRA becomes ``W <- W + (alpha / rank) B A``.
+
+    With `drop_absent` what serves only what is missing is left out. A missing input is filled with the same values in
+    every row, so all that depends on it alone is a constant: it is computed once, for one row, and its encoder neither
+    runs nor takes up memory. What comes back is a `torch.fx.GraphModule` of torch's own operations, which takes the
+    arguments that carry what is present: ``plain(rgb=x)``, ``plain(x)``, ``plain([x])``, ``plain({"rgb": x})``, as the
+    network is called. The number of rows is free; every other size is that of the example, and another is refused,
+    because constants depend on it. It is checked against the folded network on 1, 2 and 5 rows.
 
     Args:
         robust: the adapted network; it and its network stay as they are.
@@ -45,41 +54,67 @@ def fold(
         export: also write it there with `torch.export` (``.pt2``), and check it in the same way.
         example: inputs (batch, ...) with which the folded network and the exports are checked; what is missing may be
             left out.
+        drop_absent: leave out what serves only what is missing. Needs an example, unless all that is present is
+            floating-point and of declared sizes.
 
     Raises:
         ModalityError, UntrainedCombination: there is no such set.
-        FoldError: a file was asked for without an example, or what was folded or exported gives other numbers.
+        FoldError: a file was asked for without an example, the network can't be exported, or what was folded or
+            exported gives other numbers.
     """
+    present = robust.modalities.combination(combination)
     if (onnx or export) and example is None:
         raise FoldError("fold: writing ONNX or torch.export needs `example`, inputs such as the network will get")
+    given = _present(present, example)
+    if drop_absent and given is None:
+        given = draw_example(robust.modalities, present, robust.network)
     adapters = robust.adapter_set(combination)
     with robust.no_adapters():
         folded = copy.deepcopy(robust.network)
     for _, rows in groupby(adapters, key=lambda one: one[0].key):
         _fold_site(folded, list(rows))
-    if example is not None:
-        given = {name: example.get(name) for name in robust.modalities.combination(combination)}
-        _check(robust, folded, given)
-        _export(robust, folded, given, onnx, export)
-    return folded
+    if given is None:
+        return folded
+    _check(robust, folded, given)
+    result = drop(robust.filled(folded), given) if drop_absent else folded
+    args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
+    for path, write in ((onnx, write_onnx), (export, write_export)):
+        if path:
+            write(result, args, kwargs, Path(path), free_batch=drop_absent)
+    return result
 
 
-def prepare(robust: RobustModel, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def prepare(
+    robust: RobustModel, inputs: Inputs, *, drop_absent: bool = False
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Give the arguments with which a folded network is called: stand-ins where inputs are missing.
 
     Args:
         robust: the model whose fill and calling form are used.
         inputs: as for the model; nothing but what is present.
+        drop_absent: for a network that was folded with it, which takes what is present and nothing else.
 
     Raises:
         FoldError: the network is called by a function of the user's, which has no arguments to give.
     """
+    filled = robust.filled(robust.network)
+    if drop_absent:
+        return present_arguments(filled, inputs)
     if robust.call.function is not None:
         raise FoldError(
             "prepare: this network is called by a function, so its arguments aren't known; call that function "
             "with the folded network"
         )
-    return robust.call.arrange(robust.modalities, robust.filled(robust.network).fill_in(inputs))
+    return robust.call.arrange(robust.modalities, filled.fill_in(inputs))
+
+
+def _present(combination: Combination, example: Inputs | None) -> Inputs | None:
+    if example is None:
+        return None
+    for name in combination:
+        if example.get(name) is None:
+            raise FoldError(f"fold: {combination} has {name!r}, but `example` lacks it; it has {', '.join(example)}")
+    return {name: example[name] for name in combination}
 
 
 def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs) -> None:
@@ -91,16 +126,6 @@ def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs) -> None:
     finally:
         robust.train(training)
     compare("the folded network", expected, found)
-
-
-def _export(
-    robust: RobustModel, folded: nn.Module, inputs: Inputs, onnx: str | Path | None, export: str | Path | None
-) -> None:
-    if onnx or export:
-        args, kwargs = prepare(robust, inputs)
-        for path, write in ((onnx, write_onnx), (export, write_export)):
-            if path:
-                write(folded, args, kwargs, Path(path))
 
 
 def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow]) -> None:

@@ -114,10 +114,14 @@ def check_finite(modalities: Modalities, batch: Batch) -> None:
 
 
 def named(modalities: Modalities, tensors: Filled) -> dict[str, Any]:
-    """Give modality -> tensor, or part -> tensor where several carry it: the shape in which users pass inputs."""
+    """Give modality -> tensor, or part -> tensor where several carry it: the shape in which users pass inputs.
+
+    What `tensors` lacks is left out.
+    """
     return {
         name: tensors[name][0] if modality.is_single else dict(zip(modality.parts, tensors[name], strict=True))
         for name, modality in modalities.items()
+        if name in tensors
     }
 
 
@@ -184,16 +188,17 @@ def _check_kind(axes: Axes, label: str, tensor: Tensor) -> None:
 
 def _common(passed: list[tuple[Axes, str, Tensor]]) -> tuple[int, torch.device]:
     _, first_label, first = passed[0]
+    num_rows = first.shape[0]  # not len(), which would tie an exported graph to one batch size
     for _, label, tensor in passed[1:]:
-        if len(tensor) != len(first):
+        if tensor.shape[0] != num_rows:
             raise InputError(
-                f"input {label!r}: expected {len(first)} rows as in {first_label!r}, but found {len(tensor)}"
+                f"input {label!r}: expected {num_rows} rows as in {first_label!r}, but found {tensor.shape[0]}"
             )
         if tensor.device != first.device:
             raise InputError(f"input {label!r} is on {tensor.device}, but {first_label!r} is on {first.device}")
-    if not len(first):
+    if not num_rows:
         raise InputError(f"input {first_label!r}: expected at least one row, but found an empty batch")
-    return len(first), first.device
+    return num_rows, first.device
 
 
 def _check_rows(modalities: Modalities, given: tuple[str, ...], present: Tensor) -> None:
