@@ -121,10 +121,18 @@ def compare(
     for one, other in zip(expected, found, strict=True):
         if one.shape != other.shape:
             raise FoldError(f"{what}: gives {tuple(other.shape)} where {tuple(one.shape)} was expected")
-        scale = one.abs().max().clamp(min=1e-12)
-        difference = float((one.cpu() - other.cpu()).abs().max() / scale.cpu())
+        difference = _difference(one.cpu(), other.cpu())
         if not difference <= tolerance:
             raise FoldError(
                 f"{what}: differs from what it was made of by {difference:.1e} of the greatest output, more than "
                 f"{tolerance:.0e}; it is not to be used"
             )
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """Give the greatest difference, relative to the greatest finite number; NaN where only one is infinite or NaN."""
+    if not one.is_floating_point() and not one.is_complex():
+        one, other = one.double(), other.double()
+    sizes = one.abs()
+    scale = sizes[sizes.isfinite()].max().clamp(min=1e-12) if sizes.isfinite().any() else sizes.new_ones(())
+    return float((one - other).abs().masked_fill(one == other, 0).max() / scale) if one.numel() else 0.0

@@ -408,14 +408,14 @@ def _spread(samples: Any) -> list[Any]:
     return [samples[index * len(samples) // count] for index in range(count)]
 
 
-def write_folded(job: Job, robust: ss.RobustModel, combination: str, file: Path) -> None:
+def write_folded(job: Job, robust: ss.RobustModel, combination: str, file: Path, drop_absent: bool = False) -> None:
     """Fold a combination's set and write the network in the form that the file's ending names."""
     with _quiet_exporters():
         match file.suffix:
             case ".onnx":
-                ss.fold(robust, combination, onnx=file, example=_one_row(job))
+                ss.fold(robust, combination, onnx=file, example=_one_row(job), drop_absent=drop_absent)
             case ".pt2":
-                ss.fold(robust, combination, export=file, example=_one_row(job))
+                ss.fold(robust, combination, export=file, example=_one_row(job), drop_absent=drop_absent)
             case _:
                 write_weights(ss.fold(robust, combination), file, f"folded: {combination}")
 
