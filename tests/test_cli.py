@@ -378,6 +378,9 @@ def test_folded_network_gives_what_the_set_gives(trained: Path) -> None:
     torch.testing.assert_close(folded(left=left, right=torch.zeros(1, 2)), expected)
     exported = torch.export.load("left.pt2").module()
     torch.testing.assert_close(exported(left=left, right=torch.zeros(1, 2)), expected)
+    succeed("fold", trained, "left", "--drop-absent", "-o", "left.pt2")
+    rows = torch.stack([job.data.test[row][0]["left"] for row in range(3)])
+    torch.testing.assert_close(torch.export.load("left.pt2").module()(left=rows), robust({"left": rows}))
 
 
 @pytest.mark.slow
@@ -392,6 +395,7 @@ def test_fold_refuses_what_it_cannot_do(trained: Path) -> None:
     assert "unknown modality 'lift'" in message
     assert "Did you mean 'left'?" in message
     assert "expected a file ending in" in fail(2, "fold", trained, "left", "-o", "x.pt")
+    assert ".pt2 or .onnx" in fail(2, "fold", trained, "left", "--drop-absent", "-o", "x.safetensors")
 
 
 # ---- demo and the shipped recipes

@@ -3,8 +3,8 @@
 What no input reaches can still depend on how many rows a batch has: zeros (batch, ...) and all that is made of them.
 Such a value is replaced where it is one row repeated, so that the batch size stays free. Two things must say so:
 
-* the graph: the batch size shapes the value, but no number is made of it (as in ``arange(batch)``), nothing random is in
-  it, and each axis has a fixed size or a multiple of the batch size;
+* the graph: the batch size shapes the value, but no number is made of it (as in ``arange(batch)``), nothing random is
+  in it, and each axis has a fixed size or a multiple of the batch size;
 * the numbers: computed for one row, for two and for three, they are the one row repeated along those axes.
 
 What fails stays in the graph, and what it is made of is looked at instead.
@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from subsense.errors import FoldError
-from subsense.exporting import tolerance_of
+from subsense.exporting import CLOSE, tolerance_of
 
 ROWS = (1, 2, 3)
 aten = torch.ops.aten
@@ -229,7 +229,7 @@ def _is_close(one: Tensor, other: Tensor) -> bool:
     one, other = one[~same], other[~same]  # what is alike, such as a mask's -10000, says nothing about the rest's scale
     if not one.numel():
         return True
-    close = one.is_floating_point() and (one - other).abs().max() <= tolerance_of(one.dtype) * one.abs().max()
+    close = one.is_floating_point() and (one - other).abs().max() <= tolerance_of(one.dtype, CLOSE) * one.abs().max()
     return bool(close)
 
 
@@ -266,7 +266,10 @@ def _tidy(graph: fx.Graph, search: _Search) -> None:
     for node in reversed(graph.nodes):
         if node in search.free and not node.users:
             graph.erase_node(node)
-        elif node.target in (aten.view.default, aten._unsafe_view.default):  # a repeated constant has other strides than what it stands for
+        elif node.target in (
+            aten.view.default,
+            aten._unsafe_view.default,
+        ):  # a repeated constant has other strides than what it stands for
             node.target = aten.reshape.default
         elif node.target is aten.clone.default and not node.kwargs and all(user.op != "output" for user in node.users):
             node.replace_all_uses_with(node.args[0])

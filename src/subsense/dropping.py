@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from subsense.constants import fold_constants
 from subsense.errors import FoldError
-from subsense.exporting import CHECKED_ROWS, compare, take_rows, tolerance_of, trace
+from subsense.exporting import CHECKED_ROWS, CLOSE, compare, take_rows, trace
 from subsense.grouping import output_tensors
 from subsense.inputs import Filled, Inputs, named, read
 from subsense.modalities import Axes, Combination, Modalities
@@ -107,5 +107,4 @@ def _check(filled: FilledNetwork, dropped: nn.Module, inputs: Inputs) -> None:
         args, kwargs = present_arguments(filled, some)
         with torch.no_grad():
             expected, found = output_tensors(filled(some)), output_tensors(dropped(*args, **kwargs))
-        for one, other in zip(expected, found, strict=True):
-            compare(f"the network without what is absent, on {rows} rows", [one], [other], tolerance_of(one.dtype))
+        compare(f"the network without what is absent, on {rows} rows", expected, found, CLOSE)

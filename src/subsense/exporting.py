@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from subsense.errors import FoldError
 
 TOLERANCE = 1e-4  # of the greatest output; exported kernels sum in another order
+CLOSE = 1e-5  # the same kernels on other numbers of rows
 TRACED_ROWS = 13  # a free batch size is traced with one that networks have no other use for
 CHECKED_ROWS = (1, 2, 5)
 
@@ -107,26 +108,25 @@ def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
 
 
-def tolerance_of(dtype: torch.dtype) -> float:
-    """Give how far what has been reordered may be off, relative to the greatest number: 1e-5 for float32."""
-    eps = torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0.0
-    return max(1e-5, 4 * eps)
-
-
 def compare(
     what: str | Path, expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float | None = None
 ) -> None:
     """Raise `FoldError` where outputs differ by more than a tolerance, `TOLERANCE` if None, of the greatest."""
-    tolerance = TOLERANCE if tolerance is None else tolerance
     for one, other in zip(expected, found, strict=True):
         if one.shape != other.shape:
             raise FoldError(f"{what}: gives {tuple(other.shape)} where {tuple(one.shape)} was expected")
+        allowed = tolerance_of(one.dtype, TOLERANCE if tolerance is None else tolerance)
         difference = _difference(one.cpu(), other.cpu())
-        if not difference <= tolerance:
+        if not difference <= allowed:
             raise FoldError(
                 f"{what}: differs from what it was made of by {difference:.1e} of the greatest output, more than "
-                f"{tolerance:.0e}; it is not to be used"
+                f"{allowed:.0e}; it is not to be used"
             )
+
+
+def tolerance_of(dtype: torch.dtype, full: float) -> float:
+    """Give how far numbers computed in another order may be off: `full`, or four steps of half precision."""
+    return 4 * torch.finfo(dtype).eps if dtype in (torch.float16, torch.bfloat16) else full
 
 
 def _difference(one: Tensor, other: Tensor) -> float:
