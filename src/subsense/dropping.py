@@ -15,6 +15,7 @@ from subsense.errors import FoldError
 from subsense.exporting import CHECKED_ROWS, CLOSE, compare, take_rows, trace
 from subsense.grouping import output_tensors
 from subsense.inputs import Filled, Inputs, named, read
+from subsense.merging import merge
 from subsense.modalities import Axes, Combination, Modalities
 from subsense.model import FilledNetwork
 
@@ -30,7 +31,7 @@ def drop(filled: FilledNetwork, inputs: Inputs) -> nn.Module:
         FoldError: the network can't be exported, is no function of its inputs, or the result gives other numbers.
     """
     args, kwargs = present_arguments(filled, inputs)
-    graph = fold_constants(trace(_Present(filled, inputs, args, kwargs), args, kwargs, free_batch=True))
+    graph = merge(fold_constants(trace(_Present(filled, inputs, args, kwargs), args, kwargs, free_batch=True)))
     dropped = trace(graph, args, kwargs, free_batch=True).module()
     for name in ("train", "eval"):  # torch lets them raise; there is no mode in which the graph is another
         vars(dropped).pop(name, None)

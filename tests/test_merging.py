@@ -1,0 +1,101 @@
+"""What is merged in a graph gives what it gave; the oracle is the module that was exported."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from subsense.constants import fold_constants
+from subsense.exporting import trace
+from subsense.merging import merge
+
+aten = torch.ops.aten
+NORM, LINEAR, TRANSPOSE = aten._native_batch_norm_legit_no_training.default, aten.linear.default, aten.transpose.int
+SIZES = (5, 6, 7)
+
+CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
+    "1d": lambda: nn.Sequential(nn.Conv1d(4, 6, 3, padding="same"), nn.BatchNorm1d(6)),
+    "2d, no bias": lambda: nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, bias=False), nn.BatchNorm2d(6), nn.ReLU()),
+    "2d, groups, no affine": lambda: nn.Sequential(
+        nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.BatchNorm2d(6, affine=False, eps=0.1)
+    ),
+    "3d": lambda: nn.Sequential(nn.Conv3d(4, 2, 2), nn.BatchNorm3d(2)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_and_its_norm_are_one_convolution(name: str) -> None:
+    network = stirred(CONVOLUTIONS[name]())
+    x = torch.randn(3, 4, *SIZES[: int(name[0])], dtype=torch.float64)
+    merged = merged_graph(network, x)
+    assert NORM not in operations(merged)
+    torch.testing.assert_close(merged(x), network(x), rtol=1e-10, atol=1e-12)
+    assert [key.rpartition("_")[2] for key in merged.state_dict()] == ["weight", "bias"]
+
+
+class Twice(nn.Module):
+    """Use a convolution's output before the norm, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.convolution(x)
+        return self.norm(y) + y
+
+
+@pytest.mark.parametrize("make", [Twice, lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3))])
+def test_other_norms_stay(make: Callable[[], nn.Module]) -> None:
+    network, x = stirred(make()), torch.randn(3, 4, 5, 6, dtype=torch.float64)
+    merged = merged_graph(network, x)
+    assert NORM in operations(merged)
+    torch.testing.assert_close(merged(x), network(x))
+
+
+class Transposes(nn.Module):
+    """Transpose before a linear layer: rows, the last axis, or back to how they lie."""
+
+    def __init__(self, axes: tuple[int, int], back: bool = False) -> None:
+        super().__init__()
+        self.axes, self.back = axes, back
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x.transpose(0, 1)) if self.back else torch.relu(x)
+        return self.linear(y.transpose(*self.axes))
+
+
+@pytest.mark.parametrize(
+    ("network", "later"),
+    [
+        (Transposes((0, 1)), True),
+        (Transposes((-3, -2)), True),
+        (Transposes((1, 2)), False),
+        (Transposes((0, 1), back=True), False),
+    ],
+)
+def test_rows_are_transposed_after_a_linear_layer(network: nn.Module, later: bool) -> None:
+    x = torch.randn(4, 4, 4, dtype=torch.float64)
+    merged = merged_graph(stirred(network), x)
+    order = [node.target for node in merged.graph.nodes if node.target in (LINEAR, TRANSPOSE)]
+    assert (order[-1] is TRANSPOSE) == later
+    torch.testing.assert_close(merged(x), network(x))
+
+
+def stirred(network: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor))
+    return network.double().eval().requires_grad_(False)
+
+
+def merged_graph(network: nn.Module, x: Tensor) -> fx.GraphModule:
+    return merge(fold_constants(trace(network, (x,), {}, free_batch=True)))
+
+
+def operations(module: fx.GraphModule) -> set[object]:
+    return {node.target for node in module.graph.nodes}
