@@ -114,6 +114,10 @@ def appended(net: Absent, rows: int) -> Tensor:
     return torch.cat([net.linear(torch.ones(rows, 4)), net.linear(torch.zeros(1, 4))])[1:]
 
 
+def rarely_drawn(net: Absent, rows: int) -> Tensor:
+    return net.linear((torch.rand(rows, 4) < 1e-7).float())
+
+
 KEPT = {
     counted: aten.linear.default,
     numbered: aten.arange.default,
@@ -121,6 +125,7 @@ KEPT = {
     summed: aten.sum.dim_IntList,
     accumulated: aten.cumsum.default,
     appended: aten.cat.default,
+    rarely_drawn: aten.rand.default,
 }
 
 

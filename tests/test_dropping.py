@@ -154,10 +154,8 @@ ZOO = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["digits-transformer", *(pytest.param(name, marks=pytest.mark.slow) for name in ZOO if not name.startswith("dig"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
 def test_gives_what_it_gave_in_the_zoo(name: str) -> None:
     spec, call, combination, sizes = ZOO[name]
     torch.manual_seed(0)

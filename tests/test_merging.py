@@ -24,7 +24,9 @@ CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "3d" else []) for name in CONVOLUTIONS]
+)
 def test_a_convolution_and_its_norm_are_one_convolution(name: str) -> None:
     network = stirred(CONVOLUTIONS[name]())
     x = torch.randn(3, 4, *SIZES[: int(name[0])], dtype=torch.float64)

@@ -42,10 +42,11 @@ def fold(
 
     With `drop_absent` what serves only what is missing is left out. A missing input is filled with the same values in
     every row, so all that depends on it alone is a constant: it is computed once, for one row, and its encoder neither
-    runs nor takes up memory. What comes back is a `torch.fx.GraphModule` of torch's own operations, which takes the
-    arguments that carry what is present: ``plain(rgb=x)``, ``plain(x)``, ``plain([x])``, ``plain({"rgb": x})``, as the
-    network is called. The number of rows is free; every other size is that of the example, and another is refused,
-    because constants depend on it. It is checked against the folded network on 1, 2 and 5 rows.
+    runs nor takes up memory. What comes back is a `torch.fx.GraphModule` of torch's own operations, convolutions merged
+    with the batch normalisations after them, which takes the arguments that carry what is present: ``plain(rgb=x)``,
+    ``plain(x)``, ``plain([x])``, ``plain({"rgb": x})``, as the network is called. The number of rows is free; every
+    other size is that of the example, and another is refused, because constants depend on it. It is checked against the
+    folded network on 1, 2 and 5 rows.
 
     Args:
         robust: the adapted network; it and its network stay as they are.
