@@ -27,6 +27,7 @@ from subsense.exporting import CLOSE, tolerance_of
 
 ROWS = (1, 2, 3)
 aten = torch.ops.aten
+_VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 
 def fold_constants(program: ExportedProgram) -> fx.GraphModule:
@@ -266,10 +267,7 @@ def _tidy(graph: fx.Graph, search: _Search) -> None:
     for node in reversed(graph.nodes):
         if node in search.free and not node.users:
             graph.erase_node(node)
-        elif node.target in (
-            aten.view.default,
-            aten._unsafe_view.default,
-        ):  # a repeated constant has other strides than what it stands for
+        elif node.target in _VIEWS:  # a repeated constant has other strides than what it stands for
             node.target = aten.reshape.default
         elif node.target is aten.clone.default and not node.kwargs and all(user.op != "output" for user in node.users):
             node.replace_all_uses_with(node.args[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +80,7 @@ class _Present(FilledNetwork):
     """Take the arguments that carry what is present, fill in the rest, and call the network."""
 
     def __init__(self, filled: FilledNetwork, inputs: Inputs, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super().__init__(filled.network, copy.deepcopy(filled.fill).requires_grad_(False), filled.call)
+        super().__init__(filled.network, filled.fill, filled.call)
         self.like = _present(filled, inputs)
         vars(self)["forward"] = _signed(self._run, len(args), list(kwargs))
 
