@@ -1,7 +1,7 @@
 """CMNeXt: semantic segmentation from a colour image and any number of supplementary modalities.
 
 Paper: J. Zhang et al., Delivering Arbitrary-Modal Semantic Segmentation, CVPR 2023 (arXiv 2303.01480).
-Original: https://github.com/jamycheung/DELIVER, code Apache-2.0 ("for commercial use, please contact with the authors").
+Original: https://github.com/jamycheung/DELIVER under Apache-2.0; "for commercial use, please contact with the authors".
 Its weights start from SegFormer's MiT, which NVIDIA licenses for research and evaluation only.
 Code: written for subsense, Apache-2.0. The `state_dict` has the published names and shapes, so published weights load.
 The authors publish B2, B4 and B5; B0, B1 and B3 follow SegFormer's table.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import reduce
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -133,7 +134,7 @@ class Encoders(nn.Module):
             )
         if num_extra > 1:
             self.extra_score_predictor = nn.ModuleList(SelfQueryHub(width, num_extra) for width in widths)
-        rates = iter(torch.linspace(0, DROP_PATH, sum(depths)).tolist())
+        rates = (DROP_PATH * block / (sum(depths) - 1) for block in count())
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             self._add_stage(stage, width, [next(rates) for _ in range(depth)], bool(num_extra))
         if num_extra:

@@ -79,7 +79,7 @@ class CrossAttention(nn.Module):
     def _summary(self, keys_values: Tensor) -> Tensor:
         """Sum up: (batch, token, 2 width) -> (batch, head, channel of keys, channel of values)."""
         key, value = (to_heads(one, self.num_heads) for one in keys_values.chunk(2, dim=-1))
-        return (key.transpose(-2, -1) @ value * key.shape[-1] ** -0.5).softmax(dim=-2)
+        return torch.softmax(key.transpose(-2, -1) @ value * key.shape[-1] ** -0.5, dim=-2)
 
     def _ask(self, tokens: Tensor, summary: Tensor) -> Tensor:
         return (to_heads(tokens, self.num_heads) @ summary).transpose(1, 2).flatten(2)

@@ -19,19 +19,20 @@ ENCODER = re.compile(r"(patch_embed|block|norm)\d\.")
 HEADS = ("head.", "classifier.", "decode_head.")
 """Starts of names that belong to a classifier or a head, and are left out."""
 
-TRANSFORMERS = {
-    "patch_embeddings": "patch_embed",
-    "layer_normalization": "norm",
+STAGED = {"patch_embeddings": "patch_embed", "block": "block", "layer_norm": "norm"}
+PARTS = {
     "layer_norm_1": "norm1",
     "layer_norm_2": "norm2",
     "attention.self.query": "attn.q",
+    "attention.self.key": "attn.kv",
     "attention.self.sr": "attn.sr",
     "attention.self.layer_norm": "attn.norm",
+    ".layer_norm": ".norm",
     "attention.output.dense": "attn.proj",
     "mlp.dense1": "mlp.fc1",
     "mlp.dense2": "mlp.fc2",
 }
-"""What transformers' `SegformerModel` calls a part -> what the authors call it."""
+"""What transformers calls a stage's part, and a block's -> what the authors call it."""
 
 
 def load_mit(encoders: nn.Module, path: str | Path) -> None:
@@ -68,23 +69,20 @@ def published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    named = {_renamed(name): tensor for name, tensor in weights.items() if ".self.value." not in name}
+    """Rename, and make one layer of key and value; where the value is lacking, the shape will tell."""
+    named = {}
     for name, tensor in weights.items():
-        if ".self.key." in name:
-            value = weights.get(name.replace(".self.key.", ".self.value."), tensor[:0])
-            named[_renamed(name)] = torch.cat([tensor, value])
+        value = weights.get(name.replace(".self.key.", ".self.value."), tensor[:0])
+        if ".self.value." not in name:
+            named[_renamed(name)] = torch.cat([tensor, value]) if ".self.key." in name else tensor
     return named
 
 
 def _renamed(name: str) -> str:
-    """Translate a name: stages are counted from 1, and key and value are one layer."""
-    name = re.sub(
-        r"^(patch_embeddings|block|layer_norm)\.(\d)", lambda found: f"{STAGED[found[1]]}{int(found[2]) + 1}", name
-    )
-    name = name.replace("attention.self.key", "attn.kv")
-    for theirs, authors in TRANSFORMERS.items():
+    """Translate a name; transformers counts the stages from 0, the authors from 1."""
+    stage = re.match(rf"({'|'.join(STAGED)})\.(\d)", name)
+    if stage:
+        name = f"{STAGED[stage[1]]}{int(stage[2]) + 1}{name[stage.end() :]}"
+    for theirs, authors in PARTS.items():
         name = name.replace(theirs, authors)
     return name
-
-
-STAGED = {"patch_embeddings": "patch_embed", "block": "block", "layer_norm": "norm"}
