@@ -56,7 +56,7 @@ class Malicious:
 def test_a_malicious_file_executes_nothing(tmp_path: Path, legacy: bool) -> None:
     content = {"state_dict": WEIGHTS, "more": Malicious(tmp_path / "executed")}
     torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(DamagedFile, match="won't unpickle .*weights_only=False"):
+    with pytest.raises(DamagedFile, match=r"won't unpickle .*weights_only=False"):
         read_weights(tmp_path / "weights.pth")
     assert not (tmp_path / "executed").exists()
     torch.load(tmp_path / "weights.pth", weights_only=False)
@@ -114,5 +114,5 @@ def test_names_what_does_not_fit() -> None:
 
 def test_names_the_first_few_of_many() -> None:
     own = {f"layer{index}": torch.zeros(1) for index in range(8)}
-    with pytest.raises(ForeignTensor, match="lacks layer4; and 3 more$"):
+    with pytest.raises(ForeignTensor, match=r"lacks layer4; and 3 more$"):
         check_fit({}, own, "weights.pth", "network")

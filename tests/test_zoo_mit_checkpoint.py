@@ -78,7 +78,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     own = encoder(cmnext(1))
     lacking = {name: tensor for name, tensor in own.items() if name != "block3.1.attn.kv.bias"}
     save_file(lacking, tmp_path / "lacking.safetensors")
-    with pytest.raises(ForeignTensor, match="the colour encoder: lacks block3.1.attn.kv.bias$"):
+    with pytest.raises(ForeignTensor, match=r"the colour encoder: lacks block3.1.attn.kv.bias$"):
         cmnext(2, encoder=tmp_path / "lacking.safetensors")
     save_file(own | {"block3.2.attn.kv.bias": torch.zeros(320)}, tmp_path / "larger.safetensors")
     with pytest.raises(ForeignTensor, match=r"has block3.2.attn.kv.bias, which the network has not\."):
@@ -89,10 +89,10 @@ def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_damaged_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match="mit_b0.pth: no such file"):
+    with pytest.raises(MissingFile, match=r"mit_b0.pth: no such file"):
         cmnext(2, encoder=tmp_path / "mit_b0.pth")
     (tmp_path / "mit_b0.pth").write_bytes(b"")
-    with pytest.raises(DamagedFile, match="mit_b0.pth"):
+    with pytest.raises(DamagedFile, match=r"mit_b0.pth"):
         cmnext(2, encoder=tmp_path / "mit_b0.pth")
 
 
