@@ -183,6 +183,13 @@ def test_takes_one_modality_and_many():
     assert cmnext(*many)(**images(many, 1)).shape == (1, 4, 32, 48)
 
 
+def test_deeper_blocks_are_dropped_more_often_in_both_encoders():
+    backbone = cmnext("rgb", "thermal").backbone
+    for name in ("block", "extra_block"):
+        blocks = [block for stage in range(1, 5) for block in backbone.get_submodule(f"{name}{stage}")]
+        assert [block.drop_path.rate for block in blocks] == pytest.approx([0.1 * index / 7 for index in range(8)])
+
+
 def test_drops_in_training_alone():
     network, given = cmnext("rgb", "thermal"), images(("rgb", "thermal"))
     assert torch.equal(network(**given), network(**given))
