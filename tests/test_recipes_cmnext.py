@@ -1,20 +1,27 @@
 """The recipes for CMNeXt: planned without data, in step with their data sets, and run on small trees in true layout."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from picture_trees import pixels, write_array, write_lists, write_picture
+from subsense.cli import app
 from subsense.data import describe
 from subsense.recipe import load_recipe
-from test_cli import succeed
+from subsense.results import Results
 
 NAMES = ("mfnet", "nyudv2", "mcubes")
 RECIPES = [f"{name}{size}" for name in NAMES for size in ("", "-small")]
 PARTS = {"train": ["t1", "t2", "t3", "t4"], "val": ["v1"], "test": ["x1", "x2"]}
 FEW = ["t1", "t2", "t3", "t4", "v1", "x1", "x2"]
+
+
+def succeed(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, f"{result.stderr}\n{result.exception!r}"
+    return result.stdout
 
 
 @pytest.mark.parametrize(
@@ -75,7 +82,11 @@ def test_small_recipe_runs_on_a_small_tree(write, tmp_path, monkeypatch):
     arguments = [f"{write.__name__}-small", "--root", ".", *(part for change in changes for part in ("--set", change))]
     succeed("train", *arguments)
     succeed("evaluate", *arguments)
-    results = json.loads(next(Path("runs").glob("*/results.json")).read_text())
-    rows = results["rows"]
-    assert len(rows) == {"mfnet": 3, "nyudv2": 3, "mcubes": 4}[write.__name__]
-    assert all(0 <= row["scores"]["pretrained"] <= 100 and 0 <= row["scores"]["adapted"] <= 100 for row in rows)
+    results = Results.load(next(Path("runs").glob("*/results.json")))
+    assert len(results.rows) == {"mfnet": 3, "nyudv2": 3, "mcubes": 4}[write.__name__]
+    for row in results.rows:
+        assert row.count == 2
+        assert row.pretrained is not None
+        assert 0 <= row.pretrained <= 1
+        assert row.adapted is not None
+        assert 0 <= row.adapted <= 1
