@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from subsense.errors import DamagedFile, ForeignTensor, MissingFile
+from subsense.errors import CheckpointError, DamagedFile, ForeignTensor, MissingFile
 from subsense.weights import check_fit, read_weights
 
 WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
@@ -61,6 +61,14 @@ def test_a_malicious_file_executes_nothing(tmp_path: Path, legacy: bool) -> None
     assert not (tmp_path / "executed").exists()
     torch.load(tmp_path / "weights.pth", weights_only=False)
     assert (tmp_path / "executed").exists(), "the file is no threat, so it proves nothing"
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.9.1+cpu"])
+def test_a_torch_with_a_hole_unpickles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    torch.save(WEIGHTS, tmp_path / "weights.pth")
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(CheckpointError, match=r"with torch 2\.10 or newer; in torch 2\."):
+        read_weights(tmp_path / "weights.pth")
 
 
 def test_refuses_other_objects_than_tensors(tmp_path: Path) -> None:

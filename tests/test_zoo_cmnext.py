@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import subsense as ss
-from subsense.errors import FactoryError
+from subsense.errors import FactoryError, InputError
 from subsense.testing import check_network
 from subsense.zoo import build
 from subsense.zoo.cmnext import CMNeXt, ConvLayerNorm
@@ -201,11 +201,11 @@ def test_drops_in_training_alone():
 
 def test_refuses_what_it_cannot_label():
     network, given = cmnext("rgb", "thermal"), images(("rgb", "thermal"))
-    with pytest.raises(ValueError, match="expected the modalities rgb, thermal, but found rgb, depth"):
+    with pytest.raises(InputError, match="expected the modalities rgb, thermal, but found rgb, depth"):
         network(rgb=given["rgb"], depth=given["thermal"])
-    with pytest.raises(ValueError, match=r"expected 2 images \(rgb, thermal\), but found 1"):
+    with pytest.raises(InputError, match=r"expected 2 images \(rgb, thermal\), but found 1"):
         network([given["rgb"]])
-    with pytest.raises(ValueError, match="at least 29 x 29, but found 28 x 48"):
+    with pytest.raises(InputError, match="at least 29 x 29, but found 28 x 48"):
         network(**images(("rgb", "thermal"), 1, height=28))
 
 

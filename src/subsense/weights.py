@@ -13,16 +13,24 @@ from pickle import UnpicklingError  # noqa: TID251 - the name of what torch rais
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
-from subsense.errors import DamagedFile, ForeignTensor, MissingFile, closest
+from subsense.errors import CheckpointError, DamagedFile, ForeignTensor, MissingFile, closest
 
 PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 """Endings of files that `torch.save` wrote; any other is safetensors."""
+
+SAFE_SINCE = "2.10"
+"""The first torch without a known hole in its unpickler for weights alone (CVE-2025-32434, CVE-2026-24747)."""
 
 HOLDERS = ("state_dict", "model_state_dict", "model")
 """Keys under which published checkpoints keep the weights, beside what else they hold."""
 
 Weights = Mapping[str, Tensor]
+_CONVERT = (
+    "Where you trust the file, convert it: "
+    "safetensors.torch.save_file(torch.load(path, weights_only=False)['state_dict'], 'weights.safetensors')"
+)
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -37,6 +45,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         MissingFile: no such file.
         DamagedFile: it can't be read, or holds other things than tensors.
+        CheckpointError: `torch.save` wrote it, and this torch can't be trusted to read it.
     """
     path = Path(path)
     if not path.is_file():
@@ -82,14 +91,18 @@ def check_fit(weights: Weights, own: Weights, path: str | Path, network: str) ->
 
 
 def _unpickled(path: Path) -> object:
+    if TorchVersion(torch.__version__) < SAFE_SINCE:
+        raise CheckpointError(
+            f"{path}: files of torch.save are read with torch {SAFE_SINCE} or newer; in torch "
+            f"{torch.__version__} such a file can run what it likes. {_CONVERT}"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - admits tensors, runs nothing
     except UnpicklingError as error:
         reason = str(error).partition("\n")[0]
         raise DamagedFile(
             f"{path}: expected tensors and plain containers alone, but found more, which subsense won't unpickle "
-            f"({reason}). Where you trust the file, convert it with "
-            "safetensors.torch.save_file(torch.load(path, weights_only=False)['state_dict'], 'weights.safetensors')"
+            f"({reason}). {_CONVERT}"
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise DamagedFile(f"{path}: expected a file written by torch.save, but it can't be read ({error})") from None

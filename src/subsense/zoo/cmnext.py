@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from subsense.errors import FactoryError, closest
+from subsense.errors import FactoryError, InputError, closest
 from subsense.zoo.cross_fusion import Fusion, Rectification
 from subsense.zoo.mit_checkpoint import load_mit
 from subsense.zoo.mix_transformer import DEPTHS, HEADS, WIDTHS, Block, PatchEmbedding, patch_convolution, to_map
@@ -91,23 +91,23 @@ class CMNeXt(nn.Module):
             (batch, num_classes, H, W).
 
         Raises:
-            ValueError: other modalities than the network's, or images too small for it.
+            InputError: other modalities than the network's, or images too small for it.
         """
         images = self._in_order(named) if images is None else self._all(images)
         height, width = images[0].shape[2:]
         if min(height, width) < SMALLEST:
-            raise ValueError(f"expected images of at least {SMALLEST} x {SMALLEST}, but found {height} x {width}")
+            raise InputError(f"expected images of at least {SMALLEST} x {SMALLEST}, but found {height} x {width}")
         scores = self.decode_head(self.backbone(images))
         return F.interpolate(scores, (height, width), mode="bilinear")
 
     def _in_order(self, named: dict[str, Tensor]) -> list[Tensor]:
         if set(named) != set(self.modalities):
-            raise ValueError(f"expected the modalities {', '.join(self.modalities)}, but found {', '.join(named)}")
+            raise InputError(f"expected the modalities {', '.join(self.modalities)}, but found {', '.join(named)}")
         return [named[name] for name in self.modalities]
 
     def _all(self, images: Sequence[Tensor]) -> Sequence[Tensor]:
         if len(images) != len(self.modalities):
-            raise ValueError(f"expected {len(self.modalities)} images ({', '.join(self.modalities)}), "
+            raise InputError(f"expected {len(self.modalities)} images ({', '.join(self.modalities)}), "
                              f"but found {len(images)}")  # fmt: skip
         return images
 
