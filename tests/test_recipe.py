@@ -94,6 +94,12 @@ def test_layer_classes_are_declared_as_in_python() -> None:
     assert layer == CHANNEL_FIRST
 
 
+def test_a_recipe_with_chosen_combinations_is_written_as_json() -> None:
+    recipe = parse_recipe(GOOD, changes=["adapt.combinations=[nw, nw+ne]"])
+    assert recipe.adapt.combinations == ("nw", "nw+ne")
+    assert '"combinations":["nw","nw+ne"]' in recipe.model_dump_json(include={"adapt"})
+
+
 def test_distillation_mixes_with_a_task_loss() -> None:
     recipe = parse_recipe(
         GOOD, changes=["train.loss={distill: {temperature: 4, task: cross_entropy, task_weight: 0.5}}"]

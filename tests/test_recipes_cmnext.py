@@ -78,7 +78,7 @@ def test_small_recipe_runs_on_a_small_tree(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, np.random.default_rng(0))
     crop = "data.options.augment={scale: [0.9, 1.1], crop: [32, 32], flip: 0.5}"
-    changes = [crop, "pretrain.epochs=1", "train.epochs=1", "pretrain.batch_size=2", "train.batch_size=2"]
+    changes = [crop, "pretrain.epochs=1", "train.epochs=4", "pretrain.batch_size=2", "train.batch_size=2"]
     arguments = [f"{write.__name__}-small", "--root", ".", *(part for change in changes for part in ("--set", change))]
     succeed("train", *arguments)
     succeed("evaluate", *arguments)

@@ -149,7 +149,7 @@ def _combinations(value: object) -> object:
     raise _fault(f"expected 'all', or a list of combinations such as [rgb, rgb+depth], but found {value!r}")
 
 
-Combinations = Annotated[Literal["all"] | tuple[str, ...], PlainValidator(_combinations)]
+Combinations = Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_combinations)]
 
 
 def _call(value: object) -> object:

@@ -397,7 +397,12 @@ def describe(job: Job, robust: ss.RobustModel) -> str:
 
 def write_reports(job: Job, robust: ss.RobustModel, results: ss.Results) -> list[Path]:
     """Write results as JSON, Markdown, picture and page into the job's folder."""
-    examples = reporting.collect_examples(robust, _spread(job.data.test), class_names=job.data.class_names)
+    examples = reporting.collect_examples(
+        robust,
+        _spread(job.data.test),
+        class_names=job.data.class_names,
+        combinations=job.recipe.evaluate.combinations,
+    )
     files = [reporting.report(results, job.results_file.with_suffix(suffix), examples) for suffix in REPORTS]
     return [results.save(job.results_file), *files]
 
