@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from networks import METHODS, NETWORKS, SHARINGS, TOWERS, draw, make, only, snapshot, with_sets
 from subsense import (
     CheckpointError,
+    Constant,
     DamagedFile,
     ForeignTensor,
     LayerClass,
@@ -89,7 +90,7 @@ def test_every_option_comes_back(tmp_path: Path) -> None:
         method=LoRA(rank=3, alpha=2),
         combinations=["depth", "rgb+infrared"],
         untrained="nearest",
-        fill={"rgb": Mean([draw(options["modalities"])]), "depth": "learned"},
+        fill={"rgb": Mean([draw(options["modalities"])]), "depth": "learned", "infrared": Constant(0.7, "warm")},
         include=["stems.*", "up"],
         exclude=["stems.1"],
     )
@@ -100,8 +101,10 @@ def test_every_option_comes_back(tmp_path: Path) -> None:
     assert [str(one) for one in again.trained] == ["depth"]
     assert [site.key for site in again.plan.sites] == ["stems.0", "stems.2", "up"]
     assert again.plan.adapters == (LoRA(rank=3, alpha=2),)
-    assert again.fill.kinds == {"rgb": "mean", "depth": "learned", "infrared": "zeros"}
-    assert torch.equal(again.fill.stand_ins()["rgb.rgb"], robust.fill.stand_ins()["rgb.rgb"])
+    assert again.fill.kinds == {"rgb": "mean", "depth": "learned", "infrared": "warm"}
+    for name in ("rgb.rgb", "infrared.infrared"):
+        assert torch.equal(again.fill.stand_ins()[name], robust.fill.stand_ins()[name])
+    assert bool((again.fill.stand_ins()["infrared.infrared"] == 0.7).all())
     assert (again.call, again.router.untrained, again.sharing) == (robust.call, "nearest", "independent")
     strict = load(tmp_path, make("cameras")[0], untrained="error")
     with pytest.raises(UntrainedCombination):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from networks import METHODS, SHARINGS, TOWERS, draw, make, with_sets
-from subsense import InputError, Mean, Modalities, ModalityError, adapt
+from subsense import Constant, InputError, Mean, Modalities, ModalityError, adapt
 from subsense.filling import Filling
 from subsense.inputs import read
 
@@ -109,6 +109,44 @@ def test_a_callable_fills_all_tensors_of_a_modality() -> None:
     assert [tensor.tolist() for tensor in filled["text"]] == [tensor.tolist() for tensor in made.values()]
 
 
+def test_a_constant_fills_every_row_alike() -> None:
+    white = Constant(torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1), name="white")
+    fill = Filling(MODALITIES, {"rgb": white, "sound": Constant(0.1)})
+    assert fill.spec == {"rgb": "white", "sound": "constant"}
+    filled = fill_in(fill, batch(H=2, W=5), PRESENT)
+    assert filled["rgb"][1, :, 1, 4].tolist() == [1, 2, 3]
+    assert torch.equal(filled["sound"][0], torch.full((6, 4), 0.1))
+    assert torch.equal(filled["rgb"][[0, 2]], batch(H=2, W=5)["rgb"][[0, 2]])
+
+
+def test_a_constant_has_a_value_for_each_tensor_of_a_modality() -> None:
+    empty = Constant({"ids": torch.tensor([2, 3, 0, 0, 0]), "mask": torch.tensor([1, 1, 0, 0, 0])}, name="empty")
+    ids, mask = Filling(PARTS, {"text": empty})(read(PARTS, {"rgb": torch.zeros(2, 3)}))["text"]
+    assert ids.tolist() == [[2, 3, 0, 0, 0]] * 2
+    assert mask.tolist() == [[True, True, False, False, False]] * 2
+
+
+@pytest.mark.parametrize(
+    ("constant", "message"),
+    [
+        (Constant({"ids": 1}), r"expected a value for each of \['ids', 'mask'\], but found \['ids'\]"),
+        (Constant({"ids": 1, "mask": 1, "type": 0}), r"but found \['ids', 'mask', 'type'\]"),
+        (Constant({"ids": 0.5, "mask": 1}), "input 'ids' is int64, which can't hold 0.5"),
+        (Constant({"ids": 1, "mask": 2}, "two"), "fill 'two' for 'text': input 'mask' is bool, which can't hold 2"),
+        (Constant({"ids": torch.ones(4), "mask": 1}), r"broadcasts to \(5,\) .* but found shape \(4,\)"),
+    ],
+)
+def test_refuses_a_constant(constant: Constant, message: str) -> None:
+    with pytest.raises(ModalityError, match=message):
+        Filling(PARTS, {"text": constant})
+
+
+@pytest.mark.parametrize("name", ["mean", ""])
+def test_a_constant_is_not_named_like_another_fill(name: str) -> None:
+    with pytest.raises(ModalityError, match=f"a constant can't be called {name!r}"):
+        Constant(1.0, name)
+
+
 @pytest.mark.parametrize(
     ("modalities", "filled", "made", "message"),
     [
@@ -145,6 +183,7 @@ FILLS = {
     "zeros": "zeros",
     "mean": Mean([draw(TOWERS, 5, 3)]),
     "learned": "learned",
+    "constant": Constant(0.5),
     "callable": lambda name, inputs, present: inputs[name] + inputs["left"].mean() + present.sum(),
 }
 

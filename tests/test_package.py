@@ -26,6 +26,7 @@ VERBS = {
 NOUNS = {
     "AttentionClass",
     "Combination",
+    "Constant",
     "Distill",
     "LayerClass",
     "Mean",

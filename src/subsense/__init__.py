@@ -33,7 +33,7 @@ from subsense.errors import (
     WriteError,
 )
 from subsense.evaluation import evaluate
-from subsense.filling import Mean
+from subsense.filling import Constant, Mean
 from subsense.folding import fold, prepare
 from subsense.layers import AttentionClass, LayerClass
 from subsense.modalities import Combination, Modalities
@@ -51,6 +51,7 @@ __all__ = [
     "BitFit",
     "CheckpointError",
     "Combination",
+    "Constant",
     "DamagedFile",
     "DataError",
     "Distill",

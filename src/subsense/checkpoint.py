@@ -28,7 +28,7 @@ from subsense.errors import (
     OtherNetwork,
     PlanError,
 )
-from subsense.filling import FillFunction, Filling, Mean
+from subsense.filling import KINDS, Constant, FillFunction, Filling, Mean
 from subsense.injection import bank_dtype, bank_names, check_unadapted
 from subsense.integrity import checksum, checksum_of_bytes, checksum_of_file, parse_object
 from subsense.layers import AttentionClass, Declaration, LayerClass
@@ -40,7 +40,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 MOST_MANIFEST = MOST_HEADER = 8 << 20
 """Bytes; a network of ten thousand sites stays below. Nothing larger is read into memory."""
-_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+           torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
 
 Expected = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Tensor -> its shape and dtype."""
@@ -91,7 +92,7 @@ class Manifest(BaseModel):
 
 
 def save(robust: RobustModel, folder: str | Path) -> None:
-    """Save adapter sets, learned and mean fills: all but the network's own weights.
+    """Save adapter sets, constant, mean and learned fills: all but the network's own weights.
 
     The tensors are written first, under a name made from their content, then the manifest that names them is put in
     place in one step; a process killed at any moment leaves the older version readable.
@@ -325,8 +326,15 @@ def _fills(folder: Path, manifest: Manifest, fill: Any) -> dict[str, Any]:
                 f"{folder}: {name!r} was filled by a function, which is not saved; "
                 f"pass it: load(..., fill={{{name!r}: ...}})"
             )
-        fills[name] = given[name] if kind == "callable" else Mean(None) if kind == "mean" else kind
+        fills[name] = given[name] if kind == "callable" else _kept_fill(kind)
     return fills
+
+
+def _kept_fill(kind: str) -> str | Mean | Constant:
+    """Give a fill whose tensors are in the file; a word that says no kind is a constant's name."""
+    if kind == "mean":
+        return Mean(None)
+    return kind if kind in KINDS else Constant(None, kind)
 
 
 def _declared(layer: Declaration) -> DeclaredLayer | DeclaredAttention:

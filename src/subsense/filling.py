@@ -1,4 +1,4 @@
-"""What stands in for a missing input: zeros, the modality's mean, a learned value, or whatever a callable makes.
+"""What stands in for a missing input: zeros, a constant, the mean of data, a learned value, or what a callable makes.
 
 The paper (arXiv 2310.03986) fills with zeros. A value that a caller passes for a missing modality is never read.
 """
@@ -19,6 +19,7 @@ from subsense.modalities import Axes, Modalities
 
 FillFunction = Callable[[str, Mapping[str, Any], Tensor], Any]
 KINDS = ("zeros", "mean", "learned", "callable")
+Value = float | Tensor
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,29 @@ class Mean:
     data: Iterable[Any] | None
 
 
-FillSpec = str | Mean | FillFunction | Mapping[str, "str | Mean | FillFunction"]
+@dataclass(frozen=True)
+class Constant:
+    """Fill a missing modality with a constant, the same in every row.
+
+    Args:
+        value: a number, or a tensor for one row that broadcasts to the modality's shape, with size 1 on lettered axes;
+            where several arguments carry the modality, argument -> number or tensor, for each of them. None: it is put
+            in later, by `subsense.load`.
+        name: what tables and files call it.
+
+    >>> Constant({"pixel_values": 1.0, "pixel_mask": 1}, name="white").name
+    'white'
+    """
+
+    value: Value | Mapping[str, Value] | None
+    name: str = "constant"
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name in KINDS:
+            raise ModalityError(f"fill: a constant can't be called {self.name!r}, which says another kind of fill")
+
+
+FillSpec = str | Mean | Constant | FillFunction | Mapping[str, "str | Mean | Constant | FillFunction"]
 
 
 class Filling(nn.Module):
@@ -43,12 +66,16 @@ class Filling(nn.Module):
 
     Args:
         modalities: the declared modalities.
-        spec: ``"zeros"``, ``"learned"``, `Mean`, or a callable ``(modality, inputs, present) -> stand-in``, for all
-            modalities or by name. The callable sees every modality as it will be called, zeros where it is missing, and
-            `present` (batch, modality); it returns what has the shape of ``inputs[modality]``.
+        spec: ``"zeros"``, ``"learned"``, `Mean`, `Constant`, or a callable ``(modality, inputs, present) -> stand-in``,
+            for all modalities or by name. The callable sees every modality as it will be called, zeros where it is
+            missing, and `present` (batch, modality); it returns what has the shape of ``inputs[modality]``.
+
+    Attributes:
+        kinds: modality -> ``"zeros"``, ``"mean"``, ``"learned"``, ``"callable"``, or else a constant's name.
 
     Raises:
-        ModalityError: an unknown fill or modality; a mean or learned value for an integer input.
+        ModalityError: an unknown fill or modality; a mean or learned value for an integer input; a constant that the
+            shape or dtype of its input can't hold.
     """
 
     def __init__(self, modalities: Modalities, spec: FillSpec = "zeros") -> None:
@@ -58,8 +85,11 @@ class Filling(nn.Module):
         self.kinds = {name: _kind(name, choice) for name, choice in chosen.items()}
         self.functions = {name: choice for name, choice in chosen.items() if self.kinds[name] == "callable"}
         self.parts = {(name, part): axes for name in modalities for part, axes in modalities[name].parts.items()}
+        for name, choice in chosen.items():
+            if isinstance(choice, Constant):
+                _check_constant(name, modalities[name].parts, choice)
         for (name, part), axes in self.parts.items():
-            self._make(name, part, axes)
+            self._make(name, part, axes, chosen[name])
         means = {id(choice): choice for choice in chosen.values() if isinstance(choice, Mean)}
         for mean in means.values():
             if mean.data is not None:
@@ -72,11 +102,11 @@ class Filling(nn.Module):
         return kinds.pop() if len(kinds) == 1 else dict(self.kinds)
 
     def stand_ins(self) -> dict[str, Tensor]:
-        """Give the tensors to keep: ``modality.part`` -> mean or learned value."""
+        """Give the tensors to keep: ``modality.part`` -> constant, mean or learned value."""
         return {
             f"{_escaped(name)}.{part}": getattr(self, _attribute(name, part))
             for name, part in self.parts
-            if self.kinds[name] in ("mean", "learned")
+            if self._is_kept(name)
         }
 
     def forward(self, batch: Batch) -> Filled:
@@ -85,17 +115,22 @@ class Filling(nn.Module):
         missing = {name: function for name, function in self.functions.items() if name not in batch.whole}
         return simple | {name: self._call(batch, name, function, simple) for name, function in missing.items()}
 
-    def _make(self, name: str, part: str, axes: Axes) -> None:
-        kind, attribute = self.kinds[name], _attribute(name, part)
-        if kind not in ("mean", "learned"):
+    def _is_kept(self, name: str) -> bool:
+        return self.kinds[name] not in ("zeros", "callable")
+
+    def _make(self, name: str, part: str, axes: Axes, choice: Any) -> None:
+        if not self._is_kept(name):
             return
-        if not axes.torch_dtype.is_floating_point:
+        attribute, kind = _attribute(name, part), self.kinds[name]
+        value = torch.zeros([size if isinstance(size, int) else 1 for size in axes.sizes], dtype=axes.torch_dtype)
+        if isinstance(choice, Constant):
+            self.register_buffer(attribute, _constant(name, part, axes, choice, value))
+        elif not axes.torch_dtype.is_floating_point:
             raise ModalityError(
                 f"fill {kind!r} for {name!r}: input {part!r} is {axes.dtype}, and only floating-point "
-                "inputs have such a stand-in; choose 'zeros' or a callable"
+                "inputs have such a stand-in; choose 'zeros', a subsense.Constant or a callable"
             )
-        value = torch.zeros([size if isinstance(size, int) else 1 for size in axes.sizes], dtype=axes.torch_dtype)
-        if kind == "learned":
+        elif kind == "learned":
             self.register_parameter(attribute, nn.Parameter(value))
         else:
             self.register_buffer(attribute, value)
@@ -132,7 +167,7 @@ class Filling(nn.Module):
 
     def _stand_in(self, batch: Batch, name: str, part: str, axes: Axes) -> Tensor:
         shape = batch.shape(name, axes)
-        if self.kinds[name] in ("mean", "learned"):
+        if self._is_kept(name):
             value: Tensor = getattr(self, _attribute(name, part))
             return value.to(batch.device).expand(shape).contiguous()
         return torch.zeros(shape, dtype=axes.torch_dtype, device=batch.device)
@@ -178,16 +213,47 @@ def _by_modality(modalities: Modalities, spec: FillSpec) -> dict[str, Any]:
 def _kind(name: str, choice: Any) -> str:
     if isinstance(choice, Mean):
         return "mean"
+    if isinstance(choice, Constant):
+        return choice.name
     if callable(choice):
         return "callable"
     if choice == "mean":
         raise ModalityError(f"fill 'mean' for {name!r} needs data to take it from: fill=subsense.Mean(train_loader)")
     if choice not in ("zeros", "learned"):
         raise ModalityError(
-            f"fill for {name!r}: expected 'zeros', 'learned', subsense.Mean(data) or a callable, "
-            f"but found {choice!r}.{closest(str(choice), KINDS)}"
+            f"fill for {name!r}: expected 'zeros', 'learned', subsense.Mean(data), subsense.Constant(value) or a "
+            f"callable, but found {choice!r}.{closest(str(choice), KINDS)}"
         )
     return str(choice)
+
+
+def _check_constant(name: str, parts: Mapping[str, Axes], constant: Constant) -> None:
+    value = constant.value
+    if isinstance(value, Mapping) and set(value) != set(parts):
+        raise ModalityError(
+            f"fill {constant.name!r} for {name!r}: expected a value for each of {list(parts)}, but found {list(value)}"
+        )
+
+
+def _constant(name: str, part: str, axes: Axes, constant: Constant, like: Tensor) -> Tensor:
+    """Give a constant's value for one input, in the shape and dtype of `like`."""
+    value = constant.value[part] if isinstance(constant.value, Mapping) else constant.value
+    if value is None:
+        return like
+    given = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    cast = given.to(like.dtype)
+    if not (like.is_floating_point() or torch.equal(cast.double(), given.double())):
+        raise ModalityError(
+            f"fill {constant.name!r} for {name!r}: input {part!r} is {axes.dtype}, which can't hold {given.tolist()}"
+        )
+    try:
+        return cast.expand_as(like).clone()
+    except RuntimeError:
+        raise ModalityError(
+            f"fill {constant.name!r} for {name!r}: expected a number or a tensor that broadcasts to "
+            f"{tuple(like.shape)} ({part!r} is {str(axes)!r}, lettered axes have size 1), but found "
+            f"shape {tuple(given.shape)}"
+        ) from None
 
 
 def _present_rows(batch: Batch, modalities: Modalities, key: tuple[str, str]) -> Tensor | None:
