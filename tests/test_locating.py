@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from networks import METHODS, SHARINGS, draw, make, row_by_row, with_sets
-from subsense import InputError, RobustModel, adapt
+from subsense import Constant, InputError, RobustModel, adapt
 from subsense.locating import locate
 from subsense.routing import Placement
 
@@ -69,6 +69,55 @@ def test_rows_are_found(layout: str, rows: int) -> None:
 def test_rows_are_found_whatever_the_input(tensor: Tensor) -> None:
     found = locate(lambda filled: {"site": [filled["x"][0].float()]}, {"x": (tensor,)})
     assert found.placements == {"site": (Placement(0),)}
+
+
+class Packed(nn.Module):
+    """Select what a mask shows, as ViLT does, and refuse a row of which it shows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, a: Tensor, a_mask: Tensor, b: Tensor) -> Tensor:
+        if not a_mask.any(1).all():
+            raise ValueError("a row without anything")
+        shown = self.inner(a[a_mask.bool()])
+        rows = a_mask.nonzero()[:, 0]
+        return self.head(torch.zeros(len(a), 6).index_add(0, rows, shown) + b)
+
+
+def packed() -> tuple[RobustModel, dict[str, Any]]:
+    spec = {"a": {"a": "2 6", "a_mask": "2:int64"}, "b": "6"}
+    robust = with_sets(
+        adapt(Packed(), spec, call={"a": ["a", "a_mask"]}, fill={"a": Constant({"a": 0.0, "a_mask": 1})})
+    )
+    inputs = {"a": {"a": torch.randn(4, 2, 6), "a_mask": torch.tensor([[1, 1], [1, 0], [0, 1], [1, 1]])}}
+    return robust, inputs | {"b": torch.randn(4, 6)}
+
+
+def test_a_network_that_refuses_drawn_integers_runs_grouped() -> None:
+    robust, inputs = packed()
+    together = robust(inputs, PRESENT)
+    assert robust.located is not None
+    assert robust.located.unknown(["inner"]) == ["inner"]
+    for row, has in enumerate(PRESENT):
+        one = {"a": {name: part[row : row + 1] for name, part in inputs["a"].items()}, "b": inputs["b"][row : row + 1]}
+        torch.testing.assert_close(together[row : row + 1], robust(one, has[None]))
+
+
+def test_a_network_that_refuses_all_changes_is_not_located() -> None:
+    seen: list[Tensor] = []
+
+    def run(filled: Any) -> Any:
+        [x] = filled["x"]
+        seen.append(x)
+        if not torch.equal(x, seen[0][: len(x)]):
+            raise ValueError("changed")
+        return {"site": [x]}
+
+    found = locate(run, {"x": (torch.zeros(2, 4),)})
+    assert found.unknown(["site"]) == ["site"]
+    assert found.placements == {}
 
 
 def test_integers_stay_in_the_range_that_was_seen() -> None:

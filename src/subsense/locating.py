@@ -9,6 +9,7 @@ counts as not located, and mixed batches run grouped: never does a row get anoth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ from subsense.routing import Placement
 Run = Callable[[Filled], Mapping[str, Sequence[Tensor]]]
 """Run the network on filled inputs and give all tensors to locate, by name and in the order of calls."""
 
+Redraw = Callable[[Tensor, torch.Generator], Tensor]
+"""Give other integers of the same shape."""
+
 NUM_ROWS = 3
 STRENGTHS = (1.0, 3.0, 10.0, 30.0)  # of the change; a greater one wakes units that a ReLU keeps silent
 NOISE = 1e-3  # of the greatest change; below it a slice counts as unchanged
@@ -28,12 +32,20 @@ NOISE = 1e-3  # of the greatest change; below it a slice counts as unchanged
 
 @dataclass(frozen=True)
 class Located:
-    """Hold where each tensor has its rows, None where that is not known."""
+    """Hold where each tensor has its rows, None where that is not known.
+
+    Attributes:
+        certain: whether integers (ids, masks) were changed too. What inside a network depends on them is not known
+            otherwise, and only what it gives back can be told apart by rows.
+    """
 
     placements: Mapping[str, tuple[Placement | None, ...]]
+    certain: bool = True
 
     def unknown(self, names: Sequence[str]) -> list[str]:
         """Give those of `names` of which at least one tensor is not located."""
+        if not self.certain:
+            return list(names)
         return [name for name in names if None in self.placements.get(name, (None,))]
 
 
@@ -46,6 +58,18 @@ def locate(run: Run, filled: Filled, output: str = "") -> Located:
         output: the name of tensors from which rows are only taken: one that holds the same for every row counts as
             located, since it doesn't matter which is whose.
     """
+    with suppress(_Refused):
+        return Located(_placements(run, filled, output, _redrawn))
+    with suppress(_Refused):  # of a mask that hides all of a row, say: what integers may be is the network's own rule
+        return Located(_placements(run, filled, output, lambda rows, generator: rows), certain=False)
+    return Located({}, certain=False)
+
+
+class _Refused(Exception):
+    """Say that the network could not run on changed inputs."""
+
+
+def _placements(run: Run, filled: Filled, output: str, redraw: Redraw) -> dict[str, tuple[Placement | None, ...]]:
     generator = torch.Generator().manual_seed(0)
     base = {name: tuple(_distinct(tensor, generator) for tensor in tensors) for name, tensors in filled.items()}
     fewer = {name: tuple(tensor[: NUM_ROWS - 1] for tensor in tensors) for name, tensors in base.items()}
@@ -54,9 +78,9 @@ def locate(run: Run, filled: Filled, output: str = "") -> Located:
               for name, tensors in first.items()}  # fmt: skip
     for strength in STRENGTHS:
         for row in range(NUM_ROWS):
-            changed = {name: tuple(_changed(tensor, row, strength, generator) for tensor in tensors)
+            changed = {name: tuple(_changed(tensor, row, strength, generator, redraw) for tensor in tensors)
                        for name, tensors in base.items()}  # fmt: skip
-            third = _seeded(run, changed)
+            third = _run_changed(run, changed)
             for name, calls in traces.items():
                 for trace, other in _paired(calls, third.get(name, ())):
                     trace.compare(other, row)
@@ -64,7 +88,14 @@ def locate(run: Run, filled: Filled, output: str = "") -> Located:
             break
     placements = {name: tuple(trace.placement for trace in calls) or (None,) for name, calls in traces.items()}
     repeated = tuple(trace.placement or trace.repeated for trace in traces.get(output, ()))
-    return Located(placements | ({output: repeated} if repeated else {}))
+    return placements | ({output: repeated} if repeated else {})
+
+
+def _run_changed(run: Run, changed: Filled) -> Mapping[str, Sequence[Tensor]]:
+    try:
+        return _seeded(run, changed)
+    except Exception as error:
+        raise _Refused from error
 
 
 class _Trace:
@@ -144,10 +175,10 @@ def _distinct(tensor: Tensor, generator: torch.Generator) -> Tensor:
     return _noisy(rows, generator) if rows.is_floating_point() else rows.clone()
 
 
-def _changed(tensor: Tensor, row: int, strength: float, generator: torch.Generator) -> Tensor:
+def _changed(tensor: Tensor, row: int, strength: float, generator: torch.Generator, redraw: Redraw) -> Tensor:
     """Give the same rows with one of them replaced."""
     changed = tensor.clone()
-    other = _noisy(tensor, generator, strength) if tensor.is_floating_point() else _redrawn(tensor, generator)
+    other = _noisy(tensor, generator, strength) if tensor.is_floating_point() else redraw(tensor, generator)
     changed[row] = other[row]
     return changed
 
