@@ -24,7 +24,7 @@ OUTPUTS = {"mult": ("num_outputs", 1)}
 """What the number of scores is called, and what it is unless chosen, where that isn't `num_classes` and the head's."""
 
 
-@pytest.fixture(params=sorted(SHAPES))
+@pytest.fixture(params=sorted(SHAPES))  # networks that need options have a file of their own
 def name(request) -> str:
     return str(request.param)
 

@@ -21,6 +21,7 @@ NETWORKS = {
     "cmu-mosi-transformer": "subsense.zoo.cmu_mosi_transformer:CMUMOSITransformer",
     "cmnext": "subsense.zoo.cmnext:cmnext",
     "mult": "subsense.zoo.mult:MulT",
+    "vilt-classifier": "subsense.zoo.vilt_classifier:ViltClassifier",
 }
 
 
