@@ -28,6 +28,8 @@ DATASETS = {
     "mcubes": "subsense.data.mcubes:mcubes",
     "mosi": "subsense.data.mosi:mosi",
     "mosei": "subsense.data.mosei:mosei",
+    "food101": "subsense.data.food101:food101",
+    "emoji": "subsense.data.emoji:emoji",
 }
 """Name -> the function that loads it. Beside it in its module stands the `DESCRIPTION`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,6 +95,8 @@ class Description:
         ignore_index: the label of pixels that don't count, where there are such.
         source, licence, citation: where it comes from, its terms, and the authors to cite beside every result.
         folder: what its folder under `root` is called; empty where it needs none.
+        fills: modality -> name -> value of a `subsense.Constant`: stand-ins that a recipe's `fill` can name. They may
+            depend on how the data were loaded.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Description:
     licence: str
     citation: str
     folder: str = ""
+    fills: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
