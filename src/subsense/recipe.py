@@ -273,6 +273,30 @@ class Loss(Choice):
         return options
 
 
+FILLS = ("zeros", "mean", "learned")
+
+
+def _fill(value: object) -> object:
+    """Accept one of `FILLS`, or modality -> one of these, a name that the data set knows, or a constant."""
+    if value in FILLS:
+        return value
+    if isinstance(value, dict) and value and all(map(_is_fill, value.values())):
+        return value
+    raise _fault(f"expected one of {', '.join(FILLS)}, or modality: fill, which may also be one that the data set "
+                 "names, a number, or argument: number or list, "
+                 f"but found {_short(value)}.{closest(str(value), FILLS)}")  # fmt: skip
+
+
+def _is_fill(value: object) -> bool:
+    if isinstance(value, dict):
+        return bool(value) and all(_is_number(one) or isinstance(one, list) for one in value.values())
+    return isinstance(value, str) or _is_number(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 class AdaptPart(_Part):
     """Say how the network is adapted; the arguments of `subsense.adapt`.
 
@@ -281,6 +305,7 @@ class AdaptPart(_Part):
         modalities: those of the data set, where None.
         call: also the `package.module:function` of a callable ``(network, inputs) -> output``.
         layers: layer classes of the network's own: ``- LayerClass: {cls: package.module:Class, kind: norm, axis: 1}``.
+        fill: one for all modalities, or modality -> fill; see `subsense.cli.fills.make_fill`.
     """
 
     method: Annotated[tuple[Annotated[Method, BeforeValidator(_as_choice)], ...], BeforeValidator(_as_list)]
@@ -288,7 +313,7 @@ class AdaptPart(_Part):
     call: Annotated[str | dict[str, str | list[str]], PlainValidator(_call)] = "kwargs"
     sharing: Literal["independent", "additive"] = "independent"
     combinations: Combinations = "all"
-    fill: Literal["zeros", "mean", "learned"] = "zeros"
+    fill: Annotated[str | dict[str, Any], PlainValidator(_fill)] = "zeros"
     include: Names = ("*",)
     exclude: Names = ()
     layers: Annotated[tuple[Annotated[DeclaredClass, BeforeValidator(_as_choice)], ...], Field(strict=False)] = ()

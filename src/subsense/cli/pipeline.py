@@ -23,6 +23,7 @@ from subsense import baselines, data, metrics, reporting, zoo
 from subsense.adapters import METHODS, Adapter
 from subsense.calling import CallSpec
 from subsense.cli.console import note
+from subsense.cli.fills import make_fill
 from subsense.cli.weights import read_weights, write_weights
 from subsense.factories import import_factory
 from subsense.layers import DECLARATIONS, Declaration
@@ -78,6 +79,7 @@ class Job:
         """Load the data once; raise `DataError` where they are absent, `RecipeError` where the recipe doesn't fit."""
         loaded = _load_data(self.recipe, self.root)
         _check_combinations(self.name, self.recipe, loaded)
+        make_fill(self.name, self.recipe.adapt.fill, loaded.fills)
         return loaded
 
     @property
@@ -259,7 +261,7 @@ def adapt_network(job: Job, network: nn.Module) -> ss.RobustModel:
         method=make_methods(job.recipe),
         sharing=part.sharing,
         combinations=part.combinations,
-        fill=ss.Mean(job.batches(job.recipe.evaluate.batch_size)) if part.fill == "mean" else part.fill,
+        fill=make_fill(job.name, part.fill, job.data.fills, lambda: job.batches(job.recipe.evaluate.batch_size)),
         untrained=part.untrained,
         include=part.include,
         exclude=part.exclude,
