@@ -30,6 +30,7 @@ DATASETS = {
     "mosei": "subsense.data.mosei:mosei",
     "food101": "subsense.data.food101:food101",
     "emoji": "subsense.data.emoji:emoji",
+    "ntu": "subsense.data.ntu:ntu",
 }
 """Name -> the function that loads it. Beside it in its module stands the `DESCRIPTION`."""
 

@@ -22,6 +22,7 @@ NETWORKS = {
     "cmnext": "subsense.zoo.cmnext:cmnext",
     "mult": "subsense.zoo.mult:MulT",
     "vilt-classifier": "subsense.zoo.vilt_classifier:ViltClassifier",
+    "two-stream": "subsense.zoo.two_stream:TwoStream",
 }
 
 
