@@ -46,9 +46,7 @@ def test_names_of_the_data_and_constants() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_near_miss() -> None:
-    with pytest.raises(
-        RecipeError, match=r"adapt.fill.text: unknown fill 'empty-strng'.*Did you mean 'empty-string'\?"
-    ):
+    with pytest.raises(RecipeError, match=r"fill.text: unknown fill 'empty-strng'.*Did you mean 'empty-string'\?"):
         make_fill("mine", {"text": "empty-strng"}, NAMED)
     with pytest.raises(RecipeError, match=r"adapt.fill.rgb: unknown fill 'zero'; known: zeros, mean, learned\."):
         make_fill("mine", {"rgb": "zero"}, NAMED)
