@@ -160,6 +160,24 @@ def test_a_mixed_batch_is_one_pass_and_right_in_every_row(fill: str) -> None:
         torch.testing.assert_close(together[row : row + 1], robust(one, has[None]), atol=1e-5, rtol=1e-5)
 
 
+def test_transformers_own_vilt_runs_grouped_and_right_in_every_row() -> None:
+    """It refuses the masks that are drawn to find its rows, and draws the order of its patches."""
+    config = transformers.ViltConfig(**CONFIG, num_labels=CLASSES)
+    spec = MODALITIES | {"image": {"pixel_values": "3 24 24", "pixel_mask": "24 24:int64"}}
+    robust = ss.adapt(transformers.ViltForQuestionAnswering(config), spec, fill=FILLS["published"])
+    robust.mark_trained(robust.combinations)
+    batch, present = inputs(), torch.tensor([[True, True], [True, False], [False, True], [True, False]])
+    batch["image"] = {
+        "pixel_values": batch["image"]["pixel_values"][..., :24],
+        "pixel_mask": torch.ones(4, 24, 24).long(),
+    }
+    with torch.no_grad():
+        together = robust.eval()(batch, present).logits
+        for row, has in enumerate(present):
+            one = {name: {key: part[row : row + 1] for key, part in batch[name].items()} for name in batch}
+            torch.testing.assert_close(together[row : row + 1], robust(one, has[None]).logits, atol=1e-5, rtol=1e-5)
+
+
 def test_each_way_of_standing_in_is_what_its_name_says() -> None:
     ours, batch = network(), inputs()
     robust = ss.adapt(ours, MODALITIES, fill=FILLS["published"])

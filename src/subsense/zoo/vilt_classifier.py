@@ -65,13 +65,9 @@ class ViltClassifier(nn.Module):
     ) -> None:
         super().__init__()
         _check_arguments(num_classes, folder, head, config)
-        if folder is None:
-            read = _configure(config or {})
-            self.vilt, classifier = _fresh_model(read), None
-        else:
-            read = _read_config(Path(folder), num_classes)
-            self.vilt, classifier = _load(Path(folder), read, head)
+        read = _configure(config or {}) if folder is None else _read_config(Path(folder), num_classes)
         _check_keeps_patches(read)
+        self.vilt, classifier = (_fresh_model(read), None) if folder is None else _load(Path(folder), read, head)
         self.classifier = _classifier(read, num_classes) if classifier is None else classifier
 
     def forward(
