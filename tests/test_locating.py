@@ -83,26 +83,23 @@ class Packed(nn.Module):
             raise ValueError("a row without anything")
         shown = self.inner(a[a_mask.bool()])
         rows = a_mask.nonzero()[:, 0]
-        return self.head(torch.zeros(len(a), 6).index_add(0, rows, shown) + b)
-
-
-def packed() -> tuple[RobustModel, dict[str, Any]]:
-    spec = {"a": {"a": "2 6", "a_mask": "2:int64"}, "b": "6"}
-    robust = with_sets(
-        adapt(Packed(), spec, call={"a": ["a", "a_mask"]}, fill={"a": Constant({"a": 0.0, "a_mask": 1})})
-    )
-    inputs = {"a": {"a": torch.randn(4, 2, 6), "a_mask": torch.tensor([[1, 1], [1, 0], [0, 1], [1, 1]])}}
-    return robust, inputs | {"b": torch.randn(4, 6)}
+        summed: Tensor = self.head(torch.zeros(len(a), 6).index_add(0, rows, shown) + b)
+        return summed
 
 
 def test_a_network_that_refuses_drawn_integers_runs_grouped() -> None:
-    robust, inputs = packed()
-    together = robust(inputs, PRESENT)
-    assert robust.located is not None
-    assert robust.located.unknown(["inner"]) == ["inner"]
-    for row, has in enumerate(PRESENT):
-        one = {"a": {name: part[row : row + 1] for name, part in inputs["a"].items()}, "b": inputs["b"][row : row + 1]}
-        torch.testing.assert_close(together[row : row + 1], robust(one, has[None]))
+    """Its rows look folded by threes where every mask shows all, which other masks would belie."""
+    spec = {"a": {"a": "3 6", "a_mask": "3:int64"}, "b": "6"}
+    robust = with_sets(adapt(Packed(), spec, fill={"a": Constant({"a": 0.0, "a_mask": 1})}))
+    for mask in (torch.ones(4, 3), torch.tensor([[1, 1, 1], [0, 1, 0], [1, 1, 1], [1, 0, 0]])):
+        inputs: dict[str, Any] = {"a": {"a": torch.randn(4, 3, 6), "a_mask": mask.long()}, "b": torch.randn(4, 6)}
+        together = robust(inputs, PRESENT)
+        assert robust.located is not None
+        assert robust.located.unknown(["inner"]) == ["inner"]
+        for row, has in enumerate(PRESENT):
+            parts = {name: part[row : row + 1] for name, part in inputs["a"].items()}
+            alone = robust({"a": parts, "b": inputs["b"][row : row + 1]}, has[None])
+            torch.testing.assert_close(together[row : row + 1], alone)
 
 
 def test_a_network_that_refuses_all_changes_is_not_located() -> None:

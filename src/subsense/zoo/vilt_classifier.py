@@ -127,9 +127,9 @@ class ViltClassifier(nn.Module):
 
 
 def _resized(grid: Tensor, mask: Tensor) -> Tensor:
-    """Stretch a grid of positions (P, Q, width) over each row's own image: (batch, h, w, width), zero outside.
+    """Stretch a grid of positions (P, Q, width) over each row's own image: (batch, h, w, width); corners stay corners.
 
-    The image's size in patches is that of the mask's first column and row, as in ViLT; corners stay corners.
+    The image's size in patches is that of the mask's first column and row, as in ViLT.
     """
     down, across = _weights(mask[:, :, 0], grid.shape[0]), _weights(mask[:, 0, :], grid.shape[1])
     return torch.einsum("nhp,nwq,pqc->nhwc", down.to(grid), across.to(grid), grid)
@@ -140,7 +140,7 @@ def _weights(mask: Tensor, num_positions: int) -> Tensor:
     size, patch = mask.sum(1)[:, None], torch.arange(mask.shape[1], device=mask.device)[None]
     place = patch * (num_positions - 1) / (size - 1).clamp(min=1)
     distance = place[..., None] - torch.arange(num_positions, device=mask.device)
-    return (1 - distance.abs()).clamp(min=0) * (patch < size)[..., None]
+    return (1 - distance.abs()).clamp(min=0)
 
 
 def _classifier(config: ViltConfig, num_classes: int | None) -> nn.Sequential:
