@@ -41,7 +41,7 @@ def emoji(
     *,
     tokenizer: str | Path | None = None,
     size: Sequence[int] = SIZE,
-    patch: int = 8,
+    patch: int = 16,
     length: int = LENGTH,
     vocabulary_size: int = 1024,
 ) -> Data:
