@@ -44,6 +44,10 @@ def test_words_are_dropped_where_there_is_no_room() -> None:
     assert build_vocabulary(TITLES, 0) == whole[:-3]
 
 
+def test_the_most_frequent_word_comes_first() -> None:
+    assert build_vocabulary(["zoo apple", "apple zoo zoo"], 200)[-2:] == ["zoo", "apple"]
+
+
 def test_a_word_never_seen_is_spelled() -> None:
     pieces = build_vocabulary(TITLES, 200)
     ids = Texts(pieces, 8)("beef")["input_ids"].tolist()
