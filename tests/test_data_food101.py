@@ -11,7 +11,7 @@ from PIL import Image
 
 from subsense.data import load
 from subsense.data.emoji import emoji
-from subsense.data.food101 import DESCRIPTION, food101
+from subsense.data.food101 import DESCRIPTION, PARTS, food101
 from subsense.errors import DataError
 from subsense.testing import check_dataset
 
@@ -159,3 +159,13 @@ def test_counts_of_the_real_emoji(shared: Path) -> None:
     ids = torch.stack([inputs["text"]["input_ids"] for inputs, _ in data.train])
     assert int(ids.max()) < 1024
     assert bool((ids[:, -1] == 0).float().mean() > 0.9), "few names are cut"
+
+
+def test_what_is_said_of_the_emoji_is_so(shared: Path) -> None:
+    folder = shared / "data" / "emoji_food101_layout"
+    pictures = {part: [path.read_bytes() for path in (folder / "images" / part).glob("*/*.jpg")] for part in PARTS}
+    assert sum(picture in set(pictures["train"]) for picture in pictures["test"]) == 5
+    rows = [line.split(",") for line in (folder / "texts" / "test_titles.csv").read_text("utf-8").splitlines()]
+    flags = [row[1].split() for row in rows if row[-1] == "flags"]
+    assert (len(flags), sum("flag" in words for words in flags)) == (57, 56)
+    assert round(100 * sum(row[-1] == "people_body" for row in rows) / len(rows), 1) == 21.4

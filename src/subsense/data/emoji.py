@@ -1,6 +1,7 @@
 """Emoji: 1,906 small pictures with their names, in nine categories, in the layout of UPMC Food-101.
 
-A set to try an image and text pipeline on two cores. Some names give the class away: every flag is called "... flag".
+A set to try an image and text pipeline on two cores. Some names give the class away: of 57 flags to test, 56 are
+called "... flag". The largest class has 21.4 % of the test part.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def emoji(
           texts/train_titles.csv                a line each: file, name, class; no header
           texts/test_titles.csv
 
-    Modalities, fills and options are those of `food101`. No name is in both parts, but some pictures are drawn alike.
+    Modalities, fills and options are those of `food101`. No name is in both parts, but five of
+    the test pictures are training pictures as well, under other names.
 
     Raises:
         DataError: as `food101` does.
