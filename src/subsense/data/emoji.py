@@ -56,8 +56,8 @@ def emoji(
           texts/train_titles.csv                a line each: file, name, class; no header
           texts/test_titles.csv
 
-    Modalities, fills and options are those of `food101`. No name is in both parts, but five of
-    the test pictures are training pictures as well, under other names.
+    Modalities, fills and options are those of `food101`. No name is in both parts, but five of the test pictures are
+    training pictures as well, under other names.
 
     Raises:
         DataError: as `food101` does.
