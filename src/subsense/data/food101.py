@@ -71,7 +71,7 @@ def food101(
     length: int = LENGTH,
     vocabulary_size: int = 8192,
 ) -> Data:
-    """Load the pictures and titles of `root/food101/`; published are 67,972 to train and 22,716 to test.
+    """Load the pictures and titles of `root/food101/`; some 68,000 to train and 22,700 to test are published.
 
     Layout::
 
