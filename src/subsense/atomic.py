@@ -23,7 +23,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         part.replace(path)
     except OSError as error:
         raise WriteError(
-            f"{path}: {len(data):,} bytes could not be written ({error.strerror or error}); what stood there before is whole"
+            f"{path}: {len(data):,} bytes could not be written ({error.strerror or error}); "
+            "what stood there before is whole"
         ) from error
     finally:
         part.unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def checksum_of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = blake2b(digest_size=BYTES)
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
