@@ -403,7 +403,9 @@ def test_fold_refuses_what_it_cannot_do(trained: Path) -> None:
 
 def test_demo_tells_its_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = ["train.epochs=1", "pretrain.epochs=1", "train.batch_size=256", "pretrain.batch_size=256"]
-    monkeypatch.setattr(pipeline, "load_recipe", lambda name, changes: load_recipe(name, [*changes, *quick]))
+    monkeypatch.setattr(
+        "subsense.cli.pipeline.job.load_recipe", lambda name, changes: load_recipe(name, [*changes, *quick])
+    )
     text = succeed("demo", "--output", tmp_path / "demo", "--seed", "1")
     for line in text.splitlines()[:-12]:
         assert len(line) <= 100, line

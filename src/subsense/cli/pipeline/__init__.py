@@ -1,0 +1,41 @@
+"""A recipe at work: what the verbs share."""
+
+from subsense.cli.pipeline.job import Job, open_job
+from subsense.cli.pipeline.measuring import measure
+from subsense.cli.pipeline.naming import fresh_network, make_call, make_layers, make_loss, make_methods
+from subsense.cli.pipeline.shipping import check_kept, describe, write_folded, write_reports
+from subsense.cli.pipeline.training import (
+    adapt_network,
+    check,
+    is_trained,
+    load_sets,
+    plan_network,
+    pretrain,
+    pretrained,
+    start,
+    train_sets,
+)
+
+__all__ = [
+    "Job",
+    "adapt_network",
+    "check",
+    "check_kept",
+    "describe",
+    "fresh_network",
+    "is_trained",
+    "load_sets",
+    "make_call",
+    "make_layers",
+    "make_loss",
+    "make_methods",
+    "measure",
+    "open_job",
+    "plan_network",
+    "pretrain",
+    "pretrained",
+    "start",
+    "train_sets",
+    "write_folded",
+    "write_reports",
+]
