@@ -5,7 +5,7 @@ import pytest
 
 from sample_results import make_results
 from subsense.errors import ResultsError
-from subsense.results import Results, Row
+from subsense.results import AdapterFacts, Results, Row
 
 
 def test_the_table_as_printed():
@@ -88,7 +88,7 @@ def test_saved_and_loaded_results_are_equal(tmp_path):
     path = results.save(tmp_path / "runs" / "results.json")
     assert Results.load(path) == results
     assert list(path.parent.iterdir()) == [path]
-    assert json.loads(path.read_text())["format"] == 1
+    assert json.loads(path.read_text())["format"] == 2
 
 
 def test_nan_and_infinity_survive(tmp_path):
@@ -116,7 +116,7 @@ def test_results_are_frozen():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data | {"format": 2}, "written by a newer subsense, as format 2.*upgrade subsense"),
+        (lambda data: data | {"format": 3}, "written by a newer subsense, as format 3.*upgrade subsense"),
         (lambda data: {key: value for key, value in data.items() if key != "format"}, "expected results of subsense"),
         (lambda data: data | {"metric": None}, "metric: Input should be a valid string"),
         (lambda data: data | {"colour": "red"}, "colour: Extra inputs"),
@@ -139,11 +139,68 @@ def test_a_file_that_is_absent_or_no_json(tmp_path):
         Results.load(tmp_path / "half.json")
 
 
+def test_a_file_of_format_1_is_read():
+    data = json.loads(make_results().model_dump_json())
+    old = {key: value for key, value in data.items() if key != "compared"} | {
+        "format": 1,
+        "rows": [{key: value for key, value in row.items() if key != "compared"} for row in data["rows"]],
+    }
+    assert Results.parse(old) == make_results()
+
+
+# ---- a comparison of methods
+
+
+def make_comparison(**changes):
+    values = {"rgb": (0.5, 0.75, 0.6, 0.7), "depth": (0.2, 0.6, 0.3, None), "rgb+depth": (0.8, None, 0.8, 0.8)}
+    facts = {"sharing": "independent", "fill": "zeros", "num_rows": 2}
+    return make_results(
+        adapter=None,
+        compared={
+            "scale": AdapterFacts(method="scale", num_per_row=7, num_total=14, **facts),
+            "lora (rank 4)": AdapterFacts(method="lora (rank 4)", num_per_row=30, num_total=60, **facts),
+        },
+        rows=tuple(
+            Row(combination=name, count=40, pretrained=pretrained, dedicated=dedicated,
+                compared={"scale": scale, "lora (rank 4)": lora})
+            for name, (pretrained, dedicated, scale, lora) in values.items()
+        ),
+        **changes,
+    )  # fmt: skip
+
+
+def test_a_comparison_has_a_column_for_each_method_and_ends_with_what_they_cost():
+    table = str(make_comparison()).split("\n\n")[1]
+    assert table == (
+        "combination           pretrained  dedicated  scale  lora (rank 4)\n"
+        "--------------------  ----------  ---------  -----  -------------\n"
+        "rgb                         50.0       75.0   60.0           70.0\n"
+        "depth                       20.0       60.0   30.0              –\n"
+        "rgb+depth                   80.0          –   80.0           80.0\n"
+        "--------------------  ----------  ---------  -----  -------------\n"
+        "mean (incomplete)           35.0       67.5   45.0              –\n"
+        "recovery of the mean           –          –    31%              –\n"
+        "parameters of a set            –      1,000      7             30\n"
+        "parameters in all              –      2,000     14             60"
+    )
+
+
+def test_a_comparison_survives_saving_and_names_each_method_among_the_facts(tmp_path):
+    comparison = make_comparison()
+    assert Results.load(comparison.save(tmp_path / "results.json")) == comparison
+    assert comparison.facts["scale"] == "scale, independent sharing: 2 rows of 7 parameters (0.70% of it), 14 in all"
+    assert "adapters" not in comparison.facts
+    assert comparison.recovery(comparison["rgb"], "scale") == pytest.approx(0.4)
+
+
 def test_an_older_format_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("subsense.results.FORMAT", 3)
+    monkeypatch.setattr("subsense.results.FORMAT", 4)
     monkeypatch.setattr(
         "subsense.results._UPGRADES",
-        {1: lambda data: data | {"title": data["name"]}, 2: lambda data: {k: data[k] for k in data if k != "name"}},
+        {
+            2: lambda data: data | {"title": data["name"]},
+            3: lambda data: {k: data[k] for k in data if k != "name"} | {"format": 2},
+        },
     )
     data = json.loads(make_results().model_dump_json()) | {"name": "old"}
-    assert Results.parse(data | {"format": 1}).title == "old"
+    assert Results.parse(data | {"format": 2}).title == "old"

@@ -231,7 +231,9 @@ def _shown(loader: Iterable[Any], progress: bool) -> Iterator[Any]:
 
 
 def _results(robust: RobustModel, table: _Table, values: Mapping[Cell, float], seed: int | None, title: str) -> Results:
-    rows = {one: {column: value for (owner, column), value in values.items() if owner == one} for one in table.counts}
+    rows: dict[Combination, dict[str, Any]] = {one: {} for one in table.counts}
+    for (owner, column), value in values.items():
+        rows.get(owner, {})[column] = value
     return Results(
         title=title,
         metric=table.measure.name,
@@ -239,21 +241,23 @@ def _results(robust: RobustModel, table: _Table, values: Mapping[Cell, float], s
         higher_is_better=table.measure.higher_is_better,
         unit=table.measure.unit,
         modalities=robust.modalities.spec,
-        network=_network_facts(robust),
-        adapter=_adapter_facts(robust),
+        network=network_facts(robust),
+        adapter=adapter_facts(robust),
         seed=seed,
-        versions={"python": python_version(), "torch": torch.__version__, "subsense": _own_version()},
+        versions=versions(),
         rows=tuple(Row(combination=str(one), count=table.counts[one], **rows[one]) for one in table.counts),
     )
 
 
-def _network_facts(robust: RobustModel) -> NetworkFacts:
+def network_facts(robust: RobustModel) -> NetworkFacts:
+    """Name the frozen network of a model, as results do."""
     network = robust.network
     count = robust.plan.network_parameters
     return NetworkFacts(name=type(network).__name__, fingerprint=robust.network_fingerprint(), num_parameters=count)
 
 
-def _adapter_facts(robust: RobustModel) -> AdapterFacts:
+def adapter_facts(robust: RobustModel) -> AdapterFacts:
+    """Say what adapters a model has, as results do."""
     fill = robust.fill.spec
     return AdapterFacts(
         method=" + ".join(_method(**options) for options in to_json(robust.plan.adapters)),
@@ -271,8 +275,10 @@ def _method(name: str, **options: Any) -> str:
     return f"{name} ({given})" if given else name
 
 
-def _own_version() -> str:
+def versions() -> dict[str, str]:
+    """Give the versions that results depend on."""
     try:
-        return version("subsense")
+        own = version("subsense")
     except PackageNotFoundError:
-        return "not installed"
+        own = "not installed"
+    return {"python": python_version(), "torch": torch.__version__, "subsense": own}

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,8 +16,10 @@ from subsense.atomic import make_folder, write_atomically
 from subsense.errors import ResultsError, closest
 from subsense.tables import format_table
 
-FORMAT = 1
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+FORMAT = 2
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda data: data | {"format": 2},  # 2 adds what is compared; a file of format 1 has none of it
+}
 """Format -> what turns a file of that format into the next one; readers of older files live here."""
 
 Column = Literal["pretrained", "adapted", "dedicated", "fine_tuned"]
@@ -26,7 +29,7 @@ COLUMNS: dict[Column, str] = {
     "dedicated": "dedicated",
     "fine_tuned": "fine-tuned",
 }
-"""The columns of every result, and the words for them."""
+"""The columns of every result, and the words for them. A comparison of methods has one more for each."""
 
 ABSENT = "–"
 
@@ -36,7 +39,10 @@ class _Frozen(BaseModel):
 
 
 class Row(_Frozen):
-    """Hold what was measured for one combination, on `count` rows of data; None where a column was not measured."""
+    """Hold what was measured for one combination, on `count` rows of data; None where a column was not measured.
+
+    `compared` holds the values of the methods of a comparison, by the names of `Results.compared`.
+    """
 
     combination: str
     count: int = Field(ge=0)
@@ -44,6 +50,12 @@ class Row(_Frozen):
     adapted: float | None = None
     dedicated: float | None = None
     fine_tuned: float | None = None
+    compared: dict[str, float | None] = {}
+
+    def value(self, column: str) -> float | None:
+        """Give the value of one of `COLUMNS`, or of a compared method."""
+        value: float | None = getattr(self, column) if column in COLUMNS else self.compared.get(column)
+        return value
 
 
 class NetworkFacts(_Frozen):
@@ -72,12 +84,15 @@ class AdapterFacts(_Frozen):
 class Results(_Frozen):
     """Hold a metric for every combination, in up to four columns, with what is needed to measure it again.
 
+    In a comparison of methods each one has a column of its own: `compared` says what it is, by the column's name, and
+    there need be no `adapter`.
+
     Values are as the metric gives them: where `unit` is ``"fraction"`` they lie in 0..1 and are printed in percent;
     where it is ``"value"`` (errors, correlations) they are printed as they are. `convention` says how the metric
     counts, where its name leaves that open.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     title: str = ""
     metric: str
     convention: str = ""
@@ -85,7 +100,8 @@ class Results(_Frozen):
     unit: Literal["fraction", "value"]
     modalities: dict[str, str | dict[str, str]]
     network: NetworkFacts
-    adapter: AdapterFacts
+    adapter: AdapterFacts | None = None
+    compared: dict[str, AdapterFacts] = {}
     seed: int | None = None
     versions: dict[str, str] = {}
     rows: tuple[Row, ...]
@@ -110,21 +126,27 @@ class Results(_Frozen):
         return tuple(row for row in self.rows if row.combination != self.complete)
 
     @property
-    def columns(self) -> tuple[Column, ...]:
-        """Give the columns which hold at least one value, in their usual order."""
-        return tuple(column for column in COLUMNS if any(getattr(row, column) is not None for row in self.rows))
+    def columns(self) -> tuple[str, ...]:
+        """Give the columns which hold at least one value: those of `COLUMNS`, then the compared methods."""
+        names = (*COLUMNS, *self.compared)
+        return tuple(column for column in names if any(row.value(column) is not None for row in self.rows))
 
-    def recovery(self, row: Row) -> float | None:
+    def heading(self, column: str) -> str:
+        """Give the words for a column."""
+        return next((text for name, text in COLUMNS.items() if name == column), column)
+
+    def recovery(self, row: Row, column: str = "adapted") -> float | None:
         """Compute (adapted - pretrained) / (dedicated - pretrained): 1 is as good as the dedicated network.
 
         More is better whatever the metric's direction. None where a value is absent, and where the dedicated network is
-        no better than the pretrained one: then nothing was lost that could be recovered.
+        no better than the pretrained one: then nothing was lost that could be recovered. `column` says which adapters.
         """
-        if row.pretrained is None or row.adapted is None or row.dedicated is None:
+        adapted = row.value(column)
+        if row.pretrained is None or adapted is None or row.dedicated is None:
             return None
         sign = 1 if self.higher_is_better else -1
         lost = sign * (row.dedicated - row.pretrained)
-        return sign * (row.adapted - row.pretrained) / lost if lost > 0 else None
+        return sign * (adapted - row.pretrained) / lost if lost > 0 else None
 
     def mean(self, combinations: Iterable[str] | None = None) -> Row | None:
         """Average the rows that lack something, or those of the combinations asked for; None where there are none.
@@ -135,9 +157,10 @@ class Results(_Frozen):
         rows = self.incomplete_rows if combinations is None else tuple(self[one] for one in combinations)
         if not rows:
             return None
-        means = {column: _mean([getattr(row, column) for row in rows]) for column in COLUMNS}
+        means = {column: _mean([row.value(column) for row in rows]) for column in COLUMNS}
+        compared = {column: _mean([row.value(column) for row in rows]) for column in self.compared}
         name = "mean (incomplete)" if combinations is None else "mean"
-        return Row(combination=name, count=sum(row.count for row in rows), **means)
+        return Row(combination=name, count=sum(row.count for row in rows), compared=compared, **means)
 
     @property
     def summary(self) -> Row | None:
@@ -171,39 +194,94 @@ class Results(_Frozen):
     @property
     def facts(self) -> dict[str, str]:
         """Say in words, by heading, what was measured and how."""
-        network, adapter = self.network, self.adapter
-        share = f" ({adapter.num_per_row / network.num_parameters:.2%} of it)" if network.num_parameters else ""
+        network = self.network
+        adapters = {"adapters": self.adapter, **self.compared}
+        fills = dict.fromkeys(adapter.fill for adapter in adapters.values() if adapter)
         return {
             "measure": self.measure,
             **({"counting": self.convention} if self.convention else {}),
             "network": f"{network.name}, {network.num_parameters:,} parameters, {network.fingerprint[:12]}",
-            "adapters": f"{adapter.method}, {adapter.sharing} sharing: {adapter.num_rows} rows of "
-            f"{adapter.num_per_row:,} parameters{share}, {adapter.num_total:,} in all",
-            "missing": f"filled with {adapter.fill}",
+            **{name: self._adapter_in_words(adapter) for name, adapter in adapters.items() if adapter},
+            "missing": f"filled with {' or '.join(fills)}",
             "rows": self._rows_in_words(),
             "seed": "not given" if self.seed is None else str(self.seed),
             "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()) or "not recorded",
         }
 
+    def _adapter_in_words(self, adapter: AdapterFacts) -> str:
+        total = self.network.num_parameters
+        share = f" ({adapter.num_per_row / total:.2%} of it)" if total else ""
+        return (
+            f"{adapter.method}, {adapter.sharing} sharing: {adapter.num_rows} rows of "
+            f"{adapter.num_per_row:,} parameters{share}, {adapter.num_total:,} in all"
+        )
+
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        """Give the rows with the `summary`, where there is one, at their end."""
+        return (*self.rows, *([self.summary] if self.summary else []))
+
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Give header and cells as texts: combination, the columns that hold values, recovery in percent.
 
         The number of rows measured stands in a second column where it differs between combinations, and in `facts`
-        where it does not. The last row is the `summary`, where there is one.
+        where it does not. After the `rows` comes the `summary`, where there is one. A comparison ends with the recovery
+        of the summary and the parameters of each method.
         """
-        rows = [*self.rows, *([self.summary] if self.summary else [])]
+        rows = self.measured
         columns = {"combination": [row.combination for row in rows]}
         if self.common_count is None:
             columns["count"] = [f"{row.count:,}" for row in self.rows] + [""] * (len(rows) - len(self.rows))
         for column in self.columns:
-            columns[COLUMNS[column]] = [self.show(getattr(row, column)) for row in rows]
-        if "dedicated" in self.columns:
+            columns[self.heading(column)] = [self.show(row.value(column)) for row in rows]
+        if self.shows_recovery:
             columns["recovery"] = [show_share(self.recovery(row)) for row in rows]
-        return list(columns), [list(cells) for cells in zip(*columns.values(), strict=True)]
+        return list(columns), [*map(list, zip(*columns.values(), strict=True)), *self.footers()]
+
+    @property
+    def shows_recovery(self) -> bool:
+        """Say whether the recovery of the adapted column has a column of its own."""
+        return "dedicated" in self.columns and ("adapted" in self.columns or not self.compared)
+
+    def footers(self) -> list[list[str]]:
+        """Give the lines that end a comparison: how much of the mean each method recovers, and what it costs."""
+        if not self.compared:
+            return []
+        footers: dict[str, Callable[[str], str]] = {
+            "parameters of a set": self._per_row,
+            "parameters in all": self._in_all,
+        }
+        if self.summary and "dedicated" in self.columns:
+            footers = {"recovery of the mean": partial(self._recovered, self.summary)} | footers
+        pads = [""] * (self.common_count is None)
+        ends = [""] * self.shows_recovery
+        return [[title, *pads, *map(show, self.columns), *ends] for title, show in footers.items()]
+
+    def _recovered(self, row: Row, column: str) -> str:
+        is_given = column in ("pretrained", "dedicated")  # 0 and 1 by definition
+        return ABSENT if is_given else show_share(self.recovery(row, column))
+
+    def _adapter(self, column: str) -> AdapterFacts | None:
+        return self.adapter if column == "adapted" else self.compared.get(column)
+
+    def _per_row(self, column: str) -> str:
+        adapter = self._adapter(column)
+        if adapter:
+            return f"{adapter.num_per_row:,}"
+        return ABSENT if column == "pretrained" else f"{self.network.num_parameters:,}"
+
+    def _in_all(self, column: str) -> str:
+        """Count what has to be kept besides the pretrained network."""
+        adapter = self._adapter(column)
+        if adapter:
+            return f"{adapter.num_total:,}"
+        num_networks = {"fine_tuned": 1, "dedicated": sum(row.dedicated is not None for row in self.rows)}
+        return f"{self.network.num_parameters * num_networks[column]:,}" if column in num_networks else ABSENT
 
     def __str__(self) -> str:
         title = [self.title] if self.title else []
-        facts = [f"{name:<10}{text}" for name, text in self.facts.items() if name != "versions"]
+        width = max(10, *(len(name) + 2 for name in self.compared)) if self.compared else 10
+        facts = [f"{name:<{width}}{text}" for name, text in self.facts.items() if name != "versions"]
         return "\n".join([*title, *facts, "", format_table(*self.table(), rule_before=[len(self.rows)])])
 
     __repr__ = __str__

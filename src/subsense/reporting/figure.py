@@ -10,10 +10,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from subsense.results import COLUMNS, Results, Row, show_share
+from subsense.results import Results, Row, show_share
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 PRETRAINED, ADAPTED, LOST, DEDICATED, FINE_TUNED = "#8a8f98", "#0072B2", "#D55E00", "#111111", "#E69F00"
+_COMPARED = ("#56B4E9", "#009E73", "#CC79A7", "#A6761D", "#D55E00", "#0072B2")
+_SHAPES = ("<", ">", "s", "P", "^", "o", "v", "X")
 _BLUES = LinearSegmentedColormap.from_list("blues", ["#f1f5f9", "#a6c8e4", "#3f8fc6", "#0b4f8a"])
 _MARKS: dict[str, dict[str, Any]] = {
     "pretrained": {"color": PRETRAINED, "marker": "o", "s": 42, "zorder": 3},
@@ -37,12 +39,13 @@ def draw(results: Results) -> Figure:
 
     Nothing global is touched: no pyplot, no settings.
     """
-    rows = [*results.rows, *([results.summary] if results.summary else [])]
+    rows = list(results.measured)
     label = max(len(row.combination) for row in rows)
-    figure = Figure(figsize=(5.6 + 0.85 * len(results.columns) + 0.07 * label, 1.9 + 0.3 * len(rows)))
+    cells = 0.85 * sum(max(1.0, len(results.heading(column)) / 11) for column in results.columns)
+    height = 1.9 + 0.3 * len(rows) + 0.2 * (len(results.columns) // 5)
+    figure = Figure(figsize=(5.6 + cells + 0.07 * label, height))
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
-    width = 0.85 * len(results.columns)
-    table, gains = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": [width, 4.4]})
+    table, gains = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": [cells, 4.4]})
     _draw_table(table, results, rows)
     _draw_gains(gains, results, rows)
     if results.title:
@@ -51,15 +54,15 @@ def draw(results: Results) -> Figure:
 
 
 def _draw_table(axes: Axes, results: Results, rows: list[Row]) -> None:
-    values = [[_number(getattr(row, column)) for column in results.columns] for row in rows]
+    values = [[_number(row.value(column)) for column in results.columns] for row in rows]
     image = axes.imshow(values, cmap=_BLUES if results.higher_is_better else _BLUES.reversed(), aspect="auto")
     for y, row in enumerate(rows):
         for x, column in enumerate(results.columns):
-            value = getattr(row, column)
+            value: Any = row.value(column)  # Any: matplotlib's stubs know no scalar here
             colour = "#555555" if value is None else _ink(*image.cmap(image.norm(value))[:3])
             axes.text(x, y, results.show(value), ha="center", va="center", color=colour, fontsize=9.5)
     axes.set_yticks(range(len(rows)), [_plain(row.combination) for row in rows], fontsize=9.5)
-    axes.set_xticks(range(len(results.columns)), [COLUMNS[column] for column in results.columns], fontsize=9.5)
+    axes.set_xticks(range(len(results.columns)), [results.heading(column) for column in results.columns], fontsize=9.5)
     axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.set_xlabel(_plain(results.measure), fontsize=9, color="#444444")
@@ -80,8 +83,9 @@ def _draw_gains(axes: Axes, results: Results, rows: list[Row]) -> None:
         axes.axhline(y, color="#e6e8eb", linewidth=1, zorder=0)
         _draw_gain(axes, results, row, y, scale)
     for column in results.columns:
-        points = [(scale * getattr(row, column), y) for y, row in enumerate(rows) if getattr(row, column) is not None]
-        axes.scatter(*zip(*points, strict=True), label=COLUMNS[column], **_MARKS[column])
+        values = [(row.value(column), y) for y, row in enumerate(rows)]
+        points = [(scale * value, y) for value, y in values if value is not None]
+        axes.scatter(*zip(*points, strict=True), label=results.heading(column), **_mark(results, column))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", left=False, labelleft=False)
     axes.tick_params(axis="x", labelsize=9, color="#999999")
@@ -90,8 +94,17 @@ def _draw_gains(axes: Axes, results: Results, rows: list[Row]) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0.2, ncols=4, frameon=False, fontsize=9,
                 handletextpad=0.1, columnspacing=1.0)  # fmt: skip
     axes.margins(x=0.06)
-    if any(results.recovery(row) is not None for row in rows):
+    if results.shows_recovery and any(results.recovery(row) is not None for row in rows):
         _write_right(axes, "recovery", -0.78)
+
+
+def _mark(results: Results, column: str) -> dict[str, Any]:
+    """Give the look of a column's marks: a colour and a shape of its own for each compared method."""
+    if column in _MARKS:
+        return _MARKS[column]
+    number = list(results.compared).index(column)
+    return {"color": _COMPARED[number % len(_COMPARED)], "marker": _SHAPES[number % len(_SHAPES)], "s": 44,
+            "edgecolors": "white", "linewidths": 0.6, "zorder": 4}  # fmt: skip
 
 
 def _draw_gain(axes: Axes, results: Results, row: Row, y: int, scale: int) -> None:

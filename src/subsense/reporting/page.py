@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from subsense.reporting.examples import Examples
-from subsense.results import COLUMNS, Column, Results, Row, show_share
+from subsense.results import COLUMNS, Results, Row, show_share
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -25,10 +25,12 @@ def page(results: Results, examples: Examples | None = None) -> str:
     summary = results.summary
     return _template().render(
         results=results,
-        columns=[(column, COLUMNS[column]) for column in results.columns],
+        columns=[(column, results.heading(column)) for column in results.columns],
         rows=[table.line(row) for row in results.rows],
         summary=table.line(summary) if summary else None,
-        shows_recovery="dedicated" in results.columns,
+        footers=results.footers(),
+        marked=[(column, text) for column, text in COLUMNS.items() if column in results.columns],
+        shows_recovery=results.shows_recovery,
         ticks=table.ticks(),
         tiles=_tiles(results),
         modalities=list(results.modalities),
@@ -40,7 +42,7 @@ def page(results: Results, examples: Examples | None = None) -> str:
 class Cell:
     """Hold one value: its text, its number for sorting, and its strength from 0 (worst) to 1 (best) in the heat map."""
 
-    column: Column
+    column: str
     text: str
     number: float | None
     heat: float | None
@@ -72,13 +74,12 @@ class _Table:
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        rows = [*results.rows, *([results.summary] if results.summary else [])]
-        values = [getattr(row, column) for row in rows for column in results.columns]
-        finite: list[float] = [value for value in values if _finite(value) is not None] or [0.0]
+        values = [row.value(column) for row in results.measured for column in results.columns]
+        finite = [value for value in values if value is not None and math.isfinite(value)] or [0.0]
         self.low, self.high = min(finite), max(finite)
 
     def line(self, row: Row) -> Line:
-        values = {column: getattr(row, column) for column in self.results.columns}
+        values = {column: row.value(column) for column in self.results.columns}
         recovery = self.results.recovery(row)
         gain = (row.adapted or 0) - (row.pretrained or 0)
         return Line(
@@ -88,7 +89,8 @@ class _Table:
                    for column, value in values.items()],
             recovery=show_share(recovery),
             recovery_number=_finite(recovery),
-            marks={column: self._place(value) for column, value in values.items() if _finite(value) is not None},
+            marks={column: self._place(value) for column, value in values.items()
+                   if column in COLUMNS and value is not None and math.isfinite(value)},
             is_loss=(gain < 0) == self.results.higher_is_better and gain != 0,
         )  # fmt: skip
 
@@ -129,15 +131,23 @@ def _finite(value: float | None) -> float | None:
 
 def _tiles(results: Results) -> list[tuple[str, str, str]]:
     """Give number, name and remark of the parameter counts."""
-    network, adapter, combinations = results.network, results.adapter, len(results.modalities)
-    num_sets = 2**combinations - 2
-    share = f"{adapter.num_per_row / network.num_parameters:.2%} of the network" if network.num_parameters else ""
-    return [
-        (f"{network.num_parameters:,}", "network", "frozen, shared by all combinations"),
-        (f"{adapter.num_per_row:,}", "one bank row", share),
-        (f"{adapter.num_total:,}", "all adapters", f"{adapter.num_rows} rows serve {num_sets} incomplete combinations"),
-        (f"{network.num_parameters * num_sets:,}", "instead", f"{num_sets} dedicated networks would take this"),
-    ]
+    network, adapter, num_sets = results.network, results.adapter, 2 ** len(results.modalities) - 2
+    tiles = [(f"{network.num_parameters:,}", "network", "frozen, shared by all combinations")]
+    if adapter:
+        total = f"{adapter.num_rows} rows serve {num_sets} incomplete combinations"
+        tiles.append(
+            (f"{adapter.num_per_row:,}", "one bank row", _share_of(network.num_parameters, adapter.num_per_row))
+        )
+        tiles.append((f"{adapter.num_total:,}", "all adapters", total))
+    for name, compared in results.compared.items():
+        share = _share_of(network.num_parameters, compared.num_per_row)
+        tiles.append((f"{compared.num_per_row:,}", name, f"one bank row, {share}" if share else "one bank row"))
+    instead = (f"{network.num_parameters * num_sets:,}", "instead", f"{num_sets} dedicated networks would take this")
+    return [*tiles, instead]
+
+
+def _share_of(total: int, part: int) -> str:
+    return f"{part / total:.2%} of the network" if total else ""
 
 
 def _plain(examples: Examples) -> dict[str, object]:

@@ -31,10 +31,13 @@ def markdown(results: Results) -> str:
 
 
 def csv(results: Results) -> str:
-    """Write one line for each combination, values as measured (fractions, not percent), nothing where there is none."""
+    """Write one line for each combination, values as measured (fractions, not percent), nothing where there is none.
+
+    Compared methods follow the recovery; their parameters, which are no measured values, are left to the other forms.
+    """
     buffer = io.StringIO()
     writer = csv_writer.writer(buffer, lineterminator="\n")
-    writer.writerow(["combination", "count", *COLUMNS, "recovery"])
+    writer.writerow(["combination", "count", *COLUMNS, "recovery", *results.compared])
     writer.writerows(_csv_row(results, row) for row in results.rows)
     return buffer.getvalue()
 
@@ -42,9 +45,10 @@ def csv(results: Results) -> str:
 def latex(results: Results) -> str:
     """Write a table for the booktabs package, the best value of every row in bold; the facts stand in a comment."""
     header, rows = results.table()
-    measured = [*results.rows, *([results.summary] if results.summary else [])]
-    body = [_latex_row(cells, _best(results, row)) for cells, row in zip(rows, measured, strict=True)]
-    body[len(results.rows) : len(results.rows)] = [r"\midrule"] if results.summary else []
+    best: list[list[int]] = [_best(results, row) for row in results.measured]
+    best += [[]] * (len(rows) - len(best))
+    body = [_latex_row(cells, bold) for cells, bold in zip(rows, best, strict=True)]
+    body[len(results.rows) : len(results.rows)] = [r"\midrule"] if len(rows) > len(results.rows) else []
     facts = [f"% {name}: {' '.join(text.split())}" for name, text in results.facts.items()]
     opening = [rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule", _latex_row(header, []), r"\midrule"]
     return "\n".join([*facts, *opening, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
@@ -59,14 +63,14 @@ def _markdown_text(text: str) -> str:
 
 
 def _csv_row(results: Results, row: Row) -> list[str]:
-    values = [*(getattr(row, column) for column in COLUMNS), results.recovery(row)]
+    values = [*map(row.value, COLUMNS), results.recovery(row), *map(row.value, results.compared)]
     return [row.combination, str(row.count), *("" if value is None else f"{value:.7g}" for value in values)]
 
 
 def _best(results: Results, row: Row) -> list[int]:
     """Give the positions, in the table, of a row's best values, where there is something to compare."""
     first = 1 if results.common_count is not None else 2
-    values = {index: getattr(row, column) for index, column in enumerate(results.columns, first)}
+    values = {index: row.value(column) for index, column in enumerate(results.columns, first)}
     measured = {index: value for index, value in values.items() if value is not None and value == value}
     if len(measured) < 2:
         return []
