@@ -10,6 +10,8 @@ REPOSITORY = Path(__file__).parent.parent
 # Before torch is imported; processes that tests start inherit it. The layers here only wait for each other's threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from command_line import own  # noqa: E402, F401 - a fixture for every test; it imports torch
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -172,16 +172,16 @@ def make_comparison(**changes):
 def test_a_comparison_has_a_column_for_each_method_and_ends_with_what_they_cost():
     table = str(make_comparison()).split("\n\n")[1]
     assert table == (
-        "combination           pretrained  dedicated  scale  lora (rank 4)\n"
-        "--------------------  ----------  ---------  -----  -------------\n"
-        "rgb                         50.0       75.0   60.0           70.0\n"
-        "depth                       20.0       60.0   30.0              –\n"
-        "rgb+depth                   80.0          –   80.0           80.0\n"
-        "--------------------  ----------  ---------  -----  -------------\n"
-        "mean (incomplete)           35.0       67.5   45.0              –\n"
-        "recovery of the mean           –          –    31%              –\n"
-        "parameters of a set            –      1,000      7             30\n"
-        "parameters in all              –      2,000     14             60"
+        "combination        pretrained  dedicated  scale  lora (rank 4)\n"
+        "-----------------  ----------  ---------  -----  -------------\n"
+        "rgb                      50.0       75.0   60.0           70.0\n"
+        "depth                    20.0       60.0   30.0              –\n"
+        "rgb+depth                80.0          –   80.0           80.0\n"
+        "-----------------  ----------  ---------  -----  -------------\n"
+        "mean (incomplete)        35.0       67.5   45.0              –\n"
+        "recovery (mean)             –          –    31%              –\n"
+        "parameters (set)            –      1,000      7             30\n"
+        "parameters (all)            –      2,000     14             60"
     )
 
 

@@ -248,11 +248,11 @@ class Results(_Frozen):
         if not self.compared:
             return []
         footers: dict[str, Callable[[str], str]] = {
-            "parameters of a set": self._per_row,
-            "parameters in all": self._in_all,
+            "parameters (set)": self._per_row,
+            "parameters (all)": self._in_all,
         }
         if self.summary and "dedicated" in self.columns:
-            footers = {"recovery of the mean": partial(self._recovered, self.summary)} | footers
+            footers = {"recovery (mean)": partial(self._recovered, self.summary)} | footers
         pads = [""] * (self.common_count is None)
         ends = [""] * self.shows_recovery
         return [[title, *pads, *map(show, self.columns), *ends] for title, show in footers.items()]

@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from subsense.cli.compare import compare
 from subsense.cli.console import complain
 from subsense.cli.cp import cp
 from subsense.cli.demo import demo
@@ -55,7 +56,7 @@ app = typer.Typer(
     help="Make a pretrained multimodal network work with any subset of its modalities.",
     epilog="Exit codes: 0 success, 1 what was started failed, 2 the command line or the recipe is wrong.",
 )
-for verb in (demo, ls, cp, validate, plan, train, evaluate, report, fold):
+for verb in (demo, ls, cp, validate, plan, train, evaluate, compare, report, fold):
     app.command()(verb)
 
 

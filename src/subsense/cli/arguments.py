@@ -16,4 +16,8 @@ Changes = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one value of the recipe, such as train.epochs=2. Repeatable."
     ),
 ]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Train and measure all columns anew, also those kept from an earlier run."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document, and nothing else, to stdout.")]

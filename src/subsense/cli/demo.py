@@ -37,7 +37,8 @@ def demo(
     from subsense.cli import pipeline
 
     job = pipeline.open_job("digits", output=output, changes=[f"seed={seed}"])
-    rmtree(job.state, ignore_errors=True)
+    for kept in (job.state, job.columns):
+        rmtree(kept, ignore_errors=True)
     pipeline.start(job)
     facts = _Demo(job, to).run()
     if as_json:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from subsense.cli.arguments import Changes, Json, Output, RecipeName, Root
+from subsense.cli.arguments import Changes, Fresh, Json, Output, RecipeName, Root
 from subsense.cli.console import say, say_json
 
 
 def evaluate(
-    recipe: RecipeName, root: Root = None, output: Output = None, changes: Changes = None, as_json: Json = False
+    recipe: RecipeName,
+    root: Root = None,
+    output: Output = None,
+    fresh: Fresh = False,
+    changes: Changes = None,
+    as_json: Json = False,
 ) -> None:
-    """Measure what `subsense train` saved, beside the baselines that the recipe asks for."""
+    """Measure what `subsense train` saved, beside the baselines that the recipe asks for.
+
+    Each baseline is kept as soon as it is measured: stopped and started again, this goes on.
+    """
     from subsense.cli import pipeline
 
     job = pipeline.open_job(recipe, root, output, changes)
     robust = pipeline.load_sets(job, pipeline.pretrained(job))
+    if fresh:
+        pipeline.forget(job)
     results = pipeline.measure(job, robust)
     files = pipeline.write_reports(job, robust, results)
     if as_json:

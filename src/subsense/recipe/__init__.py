@@ -7,6 +7,7 @@ its faults are reported together, each with its line and key, what was expected,
 from subsense.recipe.losses import LOSSES, cross_entropy
 from subsense.recipe.parts import (
     AdaptPart,
+    Contender,
     DataPart,
     DeclaredClass,
     EvaluatePart,
@@ -24,6 +25,7 @@ __all__ = [
     "FILLS",
     "LOSSES",
     "AdaptPart",
+    "Contender",
     "DataPart",
     "DeclaredClass",
     "EvaluatePart",

@@ -92,6 +92,12 @@ class Method(Choice):
             check_values(METHODS[name], options)
         return options
 
+    @property
+    def words(self) -> str:
+        """Write the method with its options: ``lora (rank 2)``."""
+        options = ", ".join(f"{option} {value}" for option, value in self.options.items())
+        return f"{self.name} ({options})" if options else self.name
+
 
 class DeclaredClass(Choice):
     """Name a way to declare a layer class, with options as in Python, but ``cls`` as `package.module:Class`."""
@@ -176,6 +182,42 @@ class TrainPart(Fit):
     strategy: Literal["joint", "separate"] = "joint"
 
 
+def _as_contender(value: object) -> object:
+    return value if isinstance(value, dict) and "method" in value else {"method": value}
+
+
+class Contender(Group):
+    """Say what is compared: a method, or several acting in turn, and what of `adapt` and `train` is other for it.
+
+    Written as the method alone, ``ssf`` or ``{lora: {rank: 4}}``, or ``{method: ssf, sharing: additive, lr: 3e-3}``.
+
+    Attributes:
+        method: as in `adapt`.
+        name: the heading of its column; made of the method and the sharing, where None.
+        sharing, lr, epochs: as in `adapt` and `train`, where None.
+    """
+
+    method: Annotated[tuple[Annotated[Method, BeforeValidator(as_choice)], ...], BeforeValidator(as_list)]
+    name: str | None = None
+    sharing: Literal["independent", "additive"] | None = None
+    lr: PositiveFloat | None = None
+    epochs: PositiveInt | None = None
+
+    @property
+    def heading(self) -> str:
+        """Give the heading of its column.
+
+        >>> Contender(method=[{"lora": {"rank": 2}}], sharing="additive").heading
+        'lora (rank 2), additive'
+        """
+        methods = " + ".join(method.words for method in self.method)
+        return self.name or ", ".join(filter(None, [methods, self.sharing]))
+
+
+METHODS_OF_THE_PAPER = ("scale", "shift", "bitfit", "norm", "lora", "ssf")
+"""Compared where a recipe doesn't say what to compare."""
+
+
 class EvaluatePart(Group):
     """Say what is measured; the arguments of `subsense.evaluate`.
 
@@ -192,12 +234,22 @@ class EvaluatePart(Group):
     batch_size: PositiveInt = 64
 
 
+def _differ(contenders: tuple[Contender, ...]) -> tuple[Contender, ...]:
+    headings = [one.heading for one in contenders]
+    if doubled := sorted({heading for heading in headings if headings.count(heading) > 1}):
+        raise fault(
+            f"several columns would be called {', '.join(doubled)}; give them names: {{method: ..., name: ...}}"
+        )
+    return contenders
+
+
 class Recipe(Group):
     """Hold a whole recipe.
 
     Attributes:
         seed: of every random draw.
         threads: that the CPU computes in; None: as torch chooses. Small networks are faster in one.
+        compare: the methods that `subsense compare` puts side by side, each trained as `adapt` and `train` say.
         output: the folder that everything is written to.
     """
 
@@ -209,6 +261,11 @@ class Recipe(Group):
     pretrain: Annotated[Fit | None, Field(validate_default=True)] = None
     train: TrainPart
     evaluate: EvaluatePart = EvaluatePart()
+    compare: Annotated[
+        tuple[Annotated[Contender, BeforeValidator(_as_contender)], ...],
+        BeforeValidator(as_list),
+        AfterValidator(_differ),
+    ] = tuple(Contender(method=(Method(name=name),)) for name in METHODS_OF_THE_PAPER)
     output: str
 
     @field_validator("pretrain")

@@ -106,6 +106,8 @@ class Choice(Group):
 
 def as_choice(value: object) -> object:
     """Read ``ssf`` and ``{lora: {rank: 4}}`` as a `Choice`."""
+    if isinstance(value, Choice):
+        return value
     if isinstance(value, str):
         return {"name": value}
     if isinstance(value, dict) and len(value) == 1:
@@ -117,7 +119,7 @@ def as_choice(value: object) -> object:
 
 def as_list(value: object) -> object:
     """Read one value as a list of one."""
-    return tuple(value) if isinstance(value, list) and value else (value,)
+    return tuple(value) if isinstance(value, list | tuple) and value else (value,)
 
 
 def combinations_asked(value: object) -> object:

@@ -1,12 +1,13 @@
 """A recipe at work: what the verbs share."""
 
 from subsense.cli.pipeline.job import Job, open_job
-from subsense.cli.pipeline.measuring import measure
+from subsense.cli.pipeline.measuring import check_comparison, compare, forget, measure
 from subsense.cli.pipeline.naming import fresh_network, make_call, make_layers, make_loss, make_methods
-from subsense.cli.pipeline.shipping import check_kept, describe, write_folded, write_reports
+from subsense.cli.pipeline.shipping import check_kept, describe, write_comparison, write_folded, write_reports
 from subsense.cli.pipeline.training import (
     adapt_network,
     check,
+    ensure_network,
     is_trained,
     load_sets,
     plan_network,
@@ -20,8 +21,12 @@ __all__ = [
     "Job",
     "adapt_network",
     "check",
+    "check_comparison",
     "check_kept",
+    "compare",
     "describe",
+    "ensure_network",
+    "forget",
     "fresh_network",
     "is_trained",
     "load_sets",
@@ -36,6 +41,7 @@ __all__ = [
     "pretrained",
     "start",
     "train_sets",
+    "write_comparison",
     "write_folded",
     "write_reports",
 ]

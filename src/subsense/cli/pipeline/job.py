@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,17 @@ class Job:
     def results_file(self) -> Path:
         """Give the file of what was measured."""
         return self.folder / "results.json"
+
+    @property
+    def columns(self) -> Path:
+        """Give the folder of what comparisons trained and measured."""
+        return self.folder / "columns"
+
+    def variant(self, recipe: Recipe) -> Job:
+        """Give the same job by a recipe that differs in more than its data, on the data that are loaded already."""
+        other = replace(self, recipe=recipe)
+        other.__dict__["data"] = self.data
+        return other
 
     @cached_property
     def data(self) -> data.Data:

@@ -19,6 +19,7 @@ from subsense.cli.pipeline.training import load_sets, pretrained
 from subsense.cli.weights import write_weights
 
 REPORTS = (".md", ".png", ".html")
+COMPARISONS = (".md", ".csv", ".tex", ".png", ".html")
 NUM_EXAMPLES = 6
 
 
@@ -43,6 +44,12 @@ def write_reports(job: Job, robust: ss.RobustModel, results: ss.Results) -> list
     )
     files = [reporting.report(results, job.results_file.with_suffix(suffix), examples) for suffix in REPORTS]
     return [results.save(job.results_file), *files]
+
+
+def write_comparison(job: Job, results: ss.Results) -> list[Path]:
+    """Write a comparison in every form into the job's folder."""
+    file = job.folder / "comparison.json"
+    return [results.save(file), *(reporting.report(results, file.with_suffix(suffix)) for suffix in COMPARISONS)]
 
 
 def _spread(samples: Any) -> list[Any]:

@@ -69,6 +69,13 @@ def pretrain(job: Job) -> nn.Module:
     return network
 
 
+def ensure_network(job: Job) -> None:
+    """Train the network where there is none, and leave no state behind but that of stopped adapter sets."""
+    pretrain(job)
+    if not (job.state / "train").exists():
+        rmtree(job.state, ignore_errors=True)
+
+
 def pretrained(job: Job) -> nn.Module:
     """Give the network with the weights that are kept; raise `CheckpointError` where there are none."""
     network = fresh_network(job.recipe)
