@@ -108,10 +108,9 @@ def test_a_cell_that_is_no_json_is_named(recipe: Path) -> None:
 def test_what_cannot_be_compared_is_found_before_anything_is_written(recipe: Path) -> None:
     message = fail(2, "compare", recipe, "--set", "compare=[scale, scale]")
     assert "several columns would be called scale" in message
-    change = ("--set", "train.strategy=separate", "--set", "compare=[scale]")
-    assert "compare: scale: train.strategy 'separate' needs sharing 'independent'" in fail(
-        1, "compare", recipe, *change
-    )
+    separate = ("--set", "train.strategy=separate", "--set", "compare=[scale]")
+    message = fail(1, "compare", recipe, *separate)
+    assert "compare: scale: train.strategy 'separate' needs sharing 'independent'" in message
     assert "is a site for norm" in fail(1, "compare", recipe, "--set", "compare=[norm]")
     assert not Path("run").exists()
 

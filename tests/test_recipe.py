@@ -112,6 +112,11 @@ def test_changes_are_as_if_the_file_said_so() -> None:
     assert (recipe.train.epochs, recipe.seed, recipe.evaluate.dedicated) == (7, 3, ("nw", "ne"))
 
 
+def test_a_recipe_can_be_written_as_json() -> None:
+    recipe = parse_recipe(GOOD, changes=["adapt.combinations=[nw, nw+ne]", "adapt.call={nw: a, ne: [b, c]}"])
+    assert recipe.model_dump(mode="json")["adapt"]["combinations"] == ["nw", "nw+ne"]
+
+
 def test_nothing_of_a_recipe_can_be_changed() -> None:
     recipe = parse_recipe(GOOD)
     with pytest.raises(ValueError, match="frozen"):

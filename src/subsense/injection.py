@@ -122,7 +122,7 @@ class Injection:
 
     @contextmanager
     def observing(self) -> Iterator[Observed]:
-        """Let no adapter act, and keep what each site gives."""
+        """Keep what each site gives: adapted along a route, and as it is where there is none."""
         observed: Observed = {}
         self._observed = observed
         try:
@@ -142,15 +142,19 @@ class Injection:
 
     def adapt(self, site: Site, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Give a site's adapted output from its input and output."""
-        if self._observed is not None:
-            self._observed.setdefault(site.key, []).append(y.detach())
-        if self._route is None:
-            _check_not_recomputing(site)
-            return y
         if self._busy:
             return y
+        if self._route is None:
+            _check_not_recomputing(site)
+        else:
+            y = self._act(self._route, site, module, x, y)
+        if self._observed is not None:
+            self._observed.setdefault(site.key, []).append(y.detach())
+        return y
+
+    def _act(self, route: Route, site: Site, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         _check_tensors(site, x, y)
-        mix = self._route.visit(site.key)
+        mix = route.visit(site.key)
         self._busy = True
         try:
             for adapter in site.adapters:

@@ -225,6 +225,34 @@ class RobustModel(nn.Module):
         with self._guard.hold():
             return self._plain(self.fill(batch))
 
+    def features(self, inputs: Inputs, *, adapted: bool = True) -> dict[str, list[Tensor]]:
+        """Give what every site gives on the way to the output, without gradients.
+
+        Args:
+            inputs: as for `forward`; all rows lack the same modalities.
+            adapted: as the adapters change it; otherwise what the frozen network has there on filled inputs. With
+                everything present that is the same.
+
+        Returns:
+            Site -> its outputs, one for each time the network calls it, as the layer shapes them.
+
+        Raises:
+            InputError: rows that lack different modalities.
+            UntrainedCombination: as for `forward`.
+        """
+        batch = read(self.modalities, inputs)
+        if batch.code is None:
+            raise InputError(
+                "features: expected rows that all lack the same modalities; pass one combination at a time"
+            )
+        with self._guard.hold():
+            filled, served = self.fill(batch), self.router.substitute(batch.code, self.training)
+            if not adapted or served == self.router.complete:
+                return {site: list(found) for site, found in self._observe(filled).items() if site != OUTPUT}
+            with torch.no_grad(), self.injection.observing() as observed:
+                self._adapted(filled, self.router.uniform(served, batch.device))
+        return observed
+
     def filled(self, network: nn.Module) -> FilledNetwork:
         """Put another network behind the same fill and the same call, without adapters: a baseline."""
         return FilledNetwork(network, self.fill, self.call)

@@ -18,6 +18,7 @@ from subsense.cli.console import complain
 from subsense.cli.cp import cp
 from subsense.cli.demo import demo
 from subsense.cli.evaluate import evaluate
+from subsense.cli.experiment import experiment
 from subsense.cli.fold import fold
 from subsense.cli.ls import ls
 from subsense.cli.plan import plan
@@ -58,6 +59,7 @@ app = typer.Typer(
 )
 for verb in (demo, ls, cp, validate, plan, train, evaluate, compare, report, fold):
     app.command()(verb)
+app.add_typer(experiment, name="experiment")
 
 
 def main() -> None:

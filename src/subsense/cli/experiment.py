@@ -1,0 +1,105 @@
+"""`subsense experiment`: the paper's experiments, on any recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from subsense.cli.arguments import Changes, Json, Output, RecipeName, Root
+from subsense.cli.console import say, say_json
+from subsense.modalities import Modalities
+
+if TYPE_CHECKING:
+    from subsense.cli.pipeline import Job
+    from subsense.findings import Finding
+
+experiment = typer.Typer(
+    no_args_is_help=True,
+    help="Run an experiment of the paper on a recipe: one command, one table, one picture. The comparison of methods "
+    "is `subsense compare`. What was trained for another experiment or comparison of the same recipe is used again.",
+)
+
+Ranks = Annotated[list[int] | None, typer.Option("--rank", min=1, help="A rank of LoRA. Repeatable; 1, 2, 4 and 8.")]
+LeftOut = Annotated[
+    list[str] | None,
+    typer.Option("--leave-out", metavar="COMBINATION", help="Repeatable; by default every second incomplete one."),
+]
+
+
+@experiment.command()
+def degradation(
+    recipe: RecipeName, root: Root = None, output: Output = None, changes: Changes = None, as_json: Json = False
+) -> None:
+    """Plot every column over the number of available modalities, and mark where adapted falls below dedicated."""
+    from subsense.cli import experiments
+
+    _run(experiments.degradation, _open(recipe, root, output, changes), as_json)
+
+
+@experiment.command()
+def ranks(
+    recipe: RecipeName,
+    rank: Ranks = None,
+    root: Root = None,
+    output: Output = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Plot SSF and LoRA of several ranks: what they reach against how many parameters a set has."""
+    from subsense.cli import experiments
+
+    _run(lambda job: experiments.ranks(job, rank or (1, 2, 4, 8)), _open(recipe, root, output, changes), as_json)
+
+
+@experiment.command()
+def similarity(
+    recipe: RecipeName, root: Root = None, output: Output = None, changes: Changes = None, as_json: Json = False
+) -> None:
+    """Plot, layer by layer, how near features with missing modalities are to those with all: frozen and adapted."""
+    from subsense.cli import experiments
+
+    _run(experiments.similarity, _open(recipe, root, output, changes), as_json)
+
+
+@experiment.command()
+def unseen(
+    recipe: RecipeName,
+    leave_out: LeftOut = None,
+    root: Root = None,
+    output: Output = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Leave combinations out of training, and serve them by the nearest set or by summed rows."""
+    from subsense.cli import experiments
+
+    def check(job: Job) -> None:
+        experiments.check_left_out(Modalities(job.modalities), leave_out)
+
+    _run(lambda job: experiments.unseen(job, leave_out), _open(recipe, root, output, changes, check), as_json)
+
+
+def _open(recipe: str, root: Root, output: Output, changes: Changes, check: Callable[[Job], None] | None = None) -> Job:
+    from subsense.cli import pipeline
+
+    job = pipeline.open_job(recipe, root, output, changes)
+    pipeline.check(job)
+    if check:
+        check(job)
+    pipeline.ensure_network(job)
+    return job
+
+
+def _run(measure: Callable[[Job], Finding], job: Job, as_json: bool) -> None:
+    from subsense.reporting.findings import write_finding
+
+    finding = measure(job)
+    files = write_finding(finding, job.folder / "experiments" / finding.experiment)
+    if as_json:
+        say_json(finding.model_dump(mode="json"))
+        return
+    say(finding)
+    say()
+    say(f"written to {', '.join(map(str, files))}")
