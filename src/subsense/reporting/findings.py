@@ -60,7 +60,7 @@ def png(finding: Finding, dpi: int = 120) -> bytes:
 def draw(finding: Finding) -> Figure:
     """Draw the charts with one scale for y. Nothing global is touched: no pyplot, no settings."""
     count = max(1, len(finding.charts))
-    names = [one.name for chart in finding.charts[:1] for one in (*chart.series, *chart.levels)]
+    names = [name for chart in finding.charts[:1] for name in _names(chart)]
     width = max(3.2 + 3.8 * count, 0.75 * len(names) + 0.1 * sum(map(len, names)))
     figure = Figure(figsize=(width, 4.4))
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
@@ -72,6 +72,10 @@ def draw(finding: Finding) -> Figure:
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9.5)
     figure.suptitle(_plain(finding.title), fontsize=12, fontweight="bold")
     return figure
+
+
+def _names(chart: Chart) -> list[str]:
+    return [*(series.name for series in chart.series), *(level.name for level in chart.levels)]
 
 
 def _draw_chart(axes: Axes, chart: Chart, is_first: bool) -> None:
@@ -110,8 +114,8 @@ def _draw_series(axes: Axes, series: Series) -> None:
     line = "-" if series.joined else ""
     axes.plot(series.x, series.y, line, label=series.name, linewidth=1.6, markersize=6, zorder=3, **look)
     for x, y, text in zip(series.x, series.y, series.labels, strict=False):
-        axes.annotate(_plain(text), (x, y), xytext=(0, 8 if series.joined else -16), textcoords="offset points", ha="center", fontsize=8.5,
-                      color=look["color"])  # fmt: skip
+        axes.annotate(_plain(text), (x, y), xytext=(0, 8 if series.joined else -16), textcoords="offset points",
+                      ha="center", fontsize=8.5, color=look["color"])  # fmt: skip
 
 
 def _draw_bars(axes: Axes, series: Series, number: int, count: int) -> None:

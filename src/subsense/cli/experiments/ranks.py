@@ -75,10 +75,7 @@ def _chart(bench: Bench, points: dict[str, tuple[int, float]], baselines: dict[C
         Series(name="SSF", look="adapted", x=(points["ssf"][0],), y=(scaled(bench, points["ssf"][1]),), joined=False,
                labels=("SSF",)),
     )  # fmt: skip
-    levels = tuple(
-        Level(name=COLUMNS[name], look=name, y=scaled(bench, value))
-        for name, value in baselines.items()
-        if value is not None
-    )
+    known = {name: value for name, value in baselines.items() if value is not None}
+    levels = tuple(Level(name=COLUMNS[name], look=name, y=scaled(bench, value)) for name, value in known.items())
     return Chart(title="mean over incomplete combinations", x_label="parameters of one set", y_label=axis(bench),
                  series=series, levels=levels, log_x=True)  # fmt: skip
