@@ -1,14 +1,19 @@
 """Recipes: what a file may say, and what is said about a file that may not."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from subsense.cli.pipeline import make_layers
+from subsense.cli.pipeline import make_layers, plan_network
 from subsense.errors import RecipeError
 from subsense.recipe import Fit, Recipe, load_recipe, parse_recipe, shipped_recipes
+from subsense.recipe.faults import part_in
+from subsense.recipe.values import Choice
 from subsense.testing import CHANNEL_FIRST
 from subsense.training import TrainOptions
 
@@ -256,3 +261,50 @@ def test_own_factories_are_checked_without_being_called(tmp_path: Path, monkeypa
     assert isinstance(parse_recipe(GOOD, changes=[*own, "network.options={width: 3}"]), Recipe)
     assert faults_of(*own)[0] == "line 3, network.options: lacks the option 'width'"
     assert "unknown option 'sise'" in faults_of(*own, "network.options={width: 3}", "data.options={sise: 3}")[0]
+
+
+# ---- the page of all keys
+
+PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
+
+
+def keys_of(part: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Give every key of the schema with its field; shared groups stand once, under `train`."""
+    keys: dict[str, FieldInfo] = {}
+    for name, field in part.model_fields.items():
+        inner = part_in(field.annotation)
+        keys[prefix + name] = field
+        if inner is not None and inner is not Fit and not issubclass(inner, Choice):
+            keys |= keys_of(inner, f"{prefix}{name}.")
+    return keys
+
+
+def told() -> dict[str, str]:
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (.*?) \| (.+?) \|$", PAGE.read_text("utf-8"), re.MULTILINE)
+    return {key: default for key, default, _ in rows}
+
+
+def test_the_page_has_every_key_of_the_schema_and_no_other() -> None:
+    assert set(told()) == set(keys_of(Recipe))
+
+
+@pytest.mark.parametrize("key", sorted(keys_of(Recipe)))
+def test_the_page_tells_the_default(key: str) -> None:
+    field, default = keys_of(Recipe)[key], told()[key]
+    if field.is_required():
+        assert default == "needed"
+    elif default != "see below":
+        value = field.get_default(call_default_factory=True)
+        plain = value.name if isinstance(value, Choice) else list(value) if isinstance(value, tuple) else value
+        assert yaml.safe_load(default.strip("`")) == plain
+
+
+def test_the_example_of_the_page_is_a_comparison() -> None:
+    [text] = re.findall(r"```yaml\n(compare:.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    recipe = parse_recipe(GOOD + text)
+    assert [one.heading for one in recipe.compare] == ["ssf", "ssf, independent", "LoRA"]
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_every_shipped_recipe_is_valid_and_has_a_plan(name: str) -> None:
+    assert plan_network(load_recipe(name)).sites

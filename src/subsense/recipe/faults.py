@@ -63,11 +63,11 @@ def _keys_beside(key: Key) -> list[str]:
     part: type[BaseModel] | None = Recipe
     for name in key[:-1]:
         if part is not None and name in part.model_fields:
-            part = _part_in(part.model_fields[str(name)].annotation)
+            part = part_in(part.model_fields[str(name)].annotation)
     return list(part.model_fields) if part else []
 
 
-def _part_in(annotation: object) -> type[BaseModel] | None:
+def part_in(annotation: object) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((part for part in map(_part_in, get_args(annotation)) if part), None)
+    return next((part for part in map(part_in, get_args(annotation)) if part), None)
