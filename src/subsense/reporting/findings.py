@@ -101,10 +101,10 @@ def _draw_chart(axes: Axes, chart: Chart, is_first: bool) -> None:
 
 
 def _draw_mark(axes: Axes, mark: Mark) -> None:
-    """Circle a point, and say why on the side where there is room: right of it, below."""
+    """Circle a point, and say why in the lower right corner, where rising curves leave room."""
     axes.scatter([mark.x], [mark.y], s=170, facecolors="none", edgecolors="#D55E00", linewidths=1.8, zorder=6)
-    axes.annotate(_plain(mark.text), (mark.x, mark.y), xytext=(14, -40), textcoords="offset points", fontsize=9,
-                  color="#B04A00", ha="center", arrowprops={"arrowstyle": "-", "color": "#D55E00"})  # fmt: skip
+    axes.annotate(_plain(mark.text), (mark.x, mark.y), xytext=(0.98, 0.06), textcoords="axes fraction", fontsize=9,
+                  color="#B04A00", ha="right", arrowprops={"arrowstyle": "-", "color": "#D55E00"})  # fmt: skip
 
 
 def _draw_series(axes: Axes, series: Series) -> None:
