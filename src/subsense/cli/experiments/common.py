@@ -34,6 +34,7 @@ def facts(bench: Bench, **more: str) -> dict[str, str]:
     unit = " in %" if measure.unit == "fraction" else ""
     return {
         "measure": f"{measure.name}{unit}, {direction} is better",
+        **({"counting": measure.convention} if measure.convention else {}),
         "network": f"{recipe.network.name}, {bench.robust.plan.network_parameters:,} parameters",
         "pretrain": _training(recipe.pretrain) if recipe.pretrain else "a checkpoint",
         "train": f"{recipe.train.strategy}, {_training(recipe.train)}",
