@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import subsense as ss
 from command_line import fail, run, succeed
+from subsense.cli.experiments.degradation import crossing_of
 from subsense.findings import Chart, Finding, Level, Mark, Series
 from subsense.reporting.findings import draw, write_finding
 
@@ -76,6 +78,24 @@ def test_degradation_averages_by_number_and_marks_where_adapted_falls_below_dedi
     assert [mark.x for mark in finding.charts[0].marks] == below[-1:]
     assert ("is below the dedicated ones" in text) == bool(below)
     assert [row[0] for row in finding.rows] == ["3", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("adapted", "is_more_better", "found"),
+    [
+        ((0.5, 0.7, 0.9), True, 2),
+        ((0.5, 0.8, 0.9), True, 1),
+        ((0.6, 0.8, 0.9), True, None),
+        ((0.6, 0.7, 0.9), False, 1),
+        ((0.5, 0.7, 0.9), False, None),
+    ],
+)
+def test_the_crossing_is_the_first_number_on_the_way_down(
+    adapted: tuple[float, ...], is_more_better: bool, found: int | None
+) -> None:
+    bench = SimpleNamespace(metric=SimpleNamespace(higher_is_better=is_more_better))
+    curves = {"adapted": dict(enumerate(adapted, 1)), "dedicated": {1: 0.55, 2: 0.75, 3: None}}
+    assert crossing_of(bench, curves) == found
 
 
 def test_ranks_set_means_against_parameters(three: Path) -> None:

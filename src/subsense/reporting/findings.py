@@ -114,8 +114,10 @@ def _draw_series(axes: Axes, series: Series) -> None:
     line = "-" if series.joined else ""
     axes.plot(series.x, series.y, line, label=series.name, linewidth=1.6, markersize=6, zorder=3, **look)
     for x, y, text in zip(series.x, series.y, series.labels, strict=False):
-        axes.annotate(_plain(text), (x, y), xytext=(0, 8 if series.joined else -16), textcoords="offset points",
-                      ha="center", fontsize=8.5, color=look["color"])  # fmt: skip
+        place: dict[str, Any] = (
+            {"xytext": (0, 8), "ha": "center"} if series.joined else {"xytext": (8, 4), "ha": "left"}
+        )
+        axes.annotate(_plain(text), (x, y), textcoords="offset points", fontsize=8.5, color=look["color"], **place)
 
 
 def _draw_bars(axes: Axes, series: Series, number: int, count: int) -> None:

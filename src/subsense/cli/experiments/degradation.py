@@ -28,7 +28,7 @@ def degradation(job: Job) -> Finding:
     curves = {
         name: {size: mean(cells, group) for size, group in groups.items()} for name, cells in _cells(bench).items()
     }
-    crossing = _crossing(bench, curves)
+    crossing = crossing_of(bench, curves)
     return Finding(
         experiment="degradation",
         title=f"{job.data.name}: one against several missing modalities",
@@ -72,7 +72,7 @@ def _by_number(combinations: tuple[ss.Combination, ...]) -> dict[int, list[ss.Co
     return groups
 
 
-def _crossing(bench: Bench, curves: Curves) -> int | None:
+def crossing_of(bench: Bench, curves: Curves) -> int | None:
     """Give the largest number of available modalities with which adapted is worse than dedicated."""
     for size in sorted(curves["adapted"], reverse=True):
         adapted, dedicated = curves["adapted"][size], curves.get("dedicated", {}).get(size)
