@@ -114,10 +114,8 @@ def _draw_series(axes: Axes, series: Series) -> None:
     line = "-" if series.joined else ""
     axes.plot(series.x, series.y, line, label=series.name, linewidth=1.6, markersize=6, zorder=3, **look)
     for x, y, text in zip(series.x, series.y, series.labels, strict=False):
-        place: dict[str, Any] = (
-            {"xytext": (0, 8), "ha": "center"} if series.joined else {"xytext": (8, 4), "ha": "left"}
-        )
-        axes.annotate(_plain(text), (x, y), textcoords="offset points", fontsize=8.5, color=look["color"], **place)
+        axes.annotate(_plain(text), (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8.5,
+                      color=look["color"])  # fmt: skip
 
 
 def _draw_bars(axes: Axes, series: Series, number: int, count: int) -> None:
@@ -130,7 +128,7 @@ def _draw_bars(axes: Axes, series: Series, number: int, count: int) -> None:
 def _scale(axes: Axes, chart: Chart) -> None:
     if chart.log_x:
         axes.set_xscale("log")
-        places = sorted({x for series in chart.series if not series.joined or series.labels for x in series.x})
+        places = sorted({x for series in chart.series if series.joined for x in series.x})
         axes.xaxis.set_major_locator(FixedLocator(places))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())

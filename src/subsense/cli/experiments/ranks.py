@@ -72,8 +72,7 @@ def _chart(bench: Bench, points: dict[str, tuple[int, float]], baselines: dict[C
         Series(name="LoRA", look="other", x=tuple(size for size, _ in lora.values()),
                y=tuple(scaled(bench, value) for _, value in lora.values()),
                labels=tuple(name.replace("lora (", "").rstrip(")") for name in lora)),
-        Series(name="SSF", look="adapted", x=(points["ssf"][0],), y=(scaled(bench, points["ssf"][1]),), joined=False,
-               labels=("SSF",)),
+        Series(name="SSF", look="adapted", x=(points["ssf"][0],), y=(scaled(bench, points["ssf"][1]),), joined=False),
     )  # fmt: skip
     known = {name: value for name, value in baselines.items() if value is not None}
     levels = tuple(Level(name=COLUMNS[name], look=name, y=scaled(bench, value)) for name, value in known.items())
