@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import subsense as ss
-from architectures import ARCHITECTURES, Architecture
+from architectures import ARCHITECTURES, Architecture, EarlyFusion
 from subsense import RobustModel
 from test_architectures import PRESENT, difference, gradient, seeded, stir, without
 
@@ -220,3 +220,23 @@ def test_serves_networks_of_other_precisions(name: str, dtype: str, tolerance: f
 
 def _is_wide(parameter: nn.Parameter | Tensor) -> bool:
     return parameter.dtype in (torch.float32, torch.float64)
+
+
+BANDS = dict.fromkeys(("red", "green", "blue", "thermal"), "1 H W")
+
+
+@torch._dynamo.config.patch(error_on_recompile=True)
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_fifteen_combinations_share_one_graph_and_one_program(sharing: str, counting: Any, graphs: list[Any]) -> None:
+    robust = stir(ss.adapt(EarlyFusion(4).eval(), BANDS, call="channels", sharing=sharing))
+    inputs = {name: torch.randn(2, 1, 8, 12) for name in BANDS}
+    robust.locate(inputs)
+    compiled = torch.compile(robust, backend=counting, fullgraph=True)
+    program = torch.export.export(robust, (inputs, torch.ones(2, 4, dtype=torch.bool))).module()
+    with torch.no_grad():
+        for combination in robust.modalities.combinations():
+            present = robust.modalities.present(combination).expand(2, -1)
+            expected = robust(inputs, present)
+            assert difference(compiled(inputs, present), expected) < 1e-5
+            assert difference(program(inputs, present), expected) < 1e-5
+    assert len(graphs) == 1

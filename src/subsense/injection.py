@@ -12,14 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks
 from torch.utils.hooks import RemovableHandle
 
-from subsense.adapters.base import Adapter, Route
+from subsense.adapters.affine import Recall
+from subsense.adapters.base import Adapter, Mix, Route
 from subsense.attention import AdaptedAttention
 from subsense.attributes import attribute_name
 from subsense.errors import LayerNeverCalled, PlanError, UnsupportedLayer
+from subsense.normalising import Normalise, with_pair
 from subsense.plan import Plan, Site
 from subsense.projecting import AdaptedForward
+from subsense.recalls import Recalls
 
 Observed = dict[str, list[Tensor]]
 """Site -> its outputs, one for each time it was called."""
@@ -37,18 +41,29 @@ class Banks(nn.Module):
 
     def __init__(self, plan: Plan, num_rows: int, like: nn.Module, generator: torch.Generator) -> None:
         super().__init__()
+        dtype, device = bank_dtype(like), _device(like)
         for name, (site, adapter, parameter) in bank_names(plan).items():
             shape = (num_rows, *site.adapters[adapter][parameter])
-            bank = torch.zeros(shape, dtype=bank_dtype(like))
+            bank = torch.zeros(shape, dtype=dtype)
             for row in bank:
                 adapter.start(parameter, row, generator)
-            self.register_parameter(attribute_name(name), nn.Parameter(bank.to(_device(like))))
+            self.register_parameter(attribute_name(name), nn.Parameter(bank.to(device)))
         self.names = tuple(bank_names(plan))
         self._attributes = {
             (site.key, adapter.name): {name: attribute_name(f"{site.key}:{adapter.name}:{name}") for name in shapes}
             for site in plan.sites
             for adapter, shapes in site.adapters.items()
         }
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Give the dtype of all banks."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Give the device of all banks."""
+        return next(self.parameters()).device
 
     def named(self) -> dict[str, nn.Parameter]:
         """Give the banks by name: ``site:adapter:parameter``."""
@@ -69,14 +84,16 @@ class Injection:
     """
 
     def __init__(self, network: nn.Module, plan: Plan, banks: Banks) -> None:
-        self.network, self.plan, self.banks = network, plan, banks
+        self.network, self.plan, self.banks, self.recalls = network, plan, banks, Recalls()
         # Made once: a compiled graph knows them, and stays valid when they come off and go on again.
         self._attentions = self._make_attentions()
+        self._forwards: dict[nn.Module, Any] = {**self._attentions, **self._make_norms()}
         self._hooks = self._make_hooks()
         self._handles: list[RemovableHandle] = []
         self._route: Route | None = None
         self._observed: Observed | None = None
         self._busy = False
+        self._folded: Tensor | None = None
         self.attach()
 
     def attach(self) -> None:
@@ -86,7 +103,7 @@ class Injection:
         self._handles = [
             module.register_forward_hook(hook, with_kwargs=True, prepend=True) for module, hook in self._hooks
         ]
-        for module, forward in self._attentions.items():
+        for module, forward in self._forwards.items():
             module.forward = forward
 
     def detach(self) -> None:
@@ -95,7 +112,7 @@ class Injection:
             self.attached = False
             for handle in self._handles:
                 handle.remove()
-            for module in self._attentions:
+            for module in self._forwards:
                 del module.forward
 
     @contextmanager
@@ -118,7 +135,8 @@ class Injection:
         try:
             yield
         finally:
-            self._route = None
+            self._route = self._folded = None
+            self.recalls.forget()
 
     @contextmanager
     def observing(self) -> Iterator[Observed]:
@@ -140,28 +158,59 @@ class Injection:
                 f"use the weights directly); leave them out: exclude={names}"
             )
 
-    def adapt(self, site: Site, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Give a site's adapted output from its input and output."""
+    def adapt(self, site: Site, module: nn.Module, x: Tensor, y: Tensor, alone: bool = True) -> Tensor:
+        """Give a site's adapted output from its input and output; `alone`: no one else has seen the output."""
         if self._busy:
             return y
         if self._route is None:
             _check_not_recomputing(site)
-        else:
-            y = self._act(self._route, site, module, x, y)
+        elif y is not self._folded:
+            y = self._act(self._route, site, module, x, y, alone)
         if self._observed is not None:
             self._observed.setdefault(site.key, []).append(y.detach())
         return y
 
-    def _act(self, route: Route, site: Site, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def _act(self, route: Route, site: Site, module: nn.Module, x: Tensor, y: Tensor, alone: bool) -> Tensor:
         _check_tensors(site, x, y)
-        mix = route.visit(site.key)
         self._busy = True
         try:
-            for adapter in site.adapters:
-                y = adapter.apply(site.layer, module, self.banks.of(site, adapter), mix, x, y)
+            return self._chain(route, site, module, x, y, alone)
         finally:
             self._busy = False
+
+    def _chain(self, route: Route, site: Site, module: nn.Module, x: Tensor, y: Tensor, alone: bool) -> Tensor:
+        recall = None if torch.compiler.is_compiling() else self.recalls.of(site.layer, module, x, y, alone)
+        mix = route.visit(site.key, recall)
+        for number, adapter in enumerate(site.adapters):
+            if number == 1 and recall is not None:
+                mix = mix.recalling(Recall(recall.output))  # only the first one's y is the layer's output
+            y = adapter.apply(site.layer, module, self.banks.of(site, adapter), mix, x, y)
+        if recall is not None:
+            self.recalls.watch(site.key, y, recall)
         return y
+
+    def normalise(self, site: Site, layer: FoldedNorm, x: Tensor) -> Tensor | None:
+        """Give a normalisation site's adapted output in one go; None where that can't be."""
+        if torch.compiler.is_compiling() or self._observed is not None or self._route is None or self._busy:
+            return None
+        if not self._route.uniform or not isinstance(x, Tensor) or x.dtype != self.banks.dtype:
+            return None  # other precisions: the pair would be rounded where the output is not
+        self._folded = layer.run(x, *self._pair(site, layer.module, self._route.visit(site.key)))
+        return self._folded
+
+    def _pair(self, site: Site, module: nn.Module, mix: Mix) -> tuple[Tensor, Tensor | None]:
+        layer = site.layer
+        own = layer.weight.read(module)
+        weight = torch.ones(layer.features, dtype=self.banks.dtype, device=self.banks.device) if own is None else own
+        bias = layer.bias.read(module) if layer.bias else None
+        for adapter in site.adapters:
+            row = {name: mix.vector(bank) for name, bank in self.banks.of(site, adapter).items()}
+            weight, bias = adapter.fold(layer, row, weight, bias)
+        return weight, bias
+
+    def _make_norms(self) -> dict[nn.Module, FoldedNorm]:
+        runs = [(site, module, with_pair(module)) for site, module in self._places() if site.layer.kind == "norm"]
+        return {module: FoldedNorm(self, site, module, run) for site, module, run in runs if run is not None}
 
     def _make_attentions(self) -> dict[nn.Module, AdaptedAttention | AdaptedForward]:
         parts: dict[nn.Module, dict[str, Site]] = {}
@@ -182,9 +231,10 @@ class Injection:
         return hooks + [(module, SiteHook(self, None)) for module in self._attentions]
 
     def _places(self) -> Iterator[tuple[Site, nn.Module]]:
+        modules = dict(self.network.named_modules(remove_duplicate=False))
         for site in self.plan.sites:
             for path in site.modules:
-                yield site, self.network.get_submodule(path)
+                yield site, modules[path]
 
 
 class SiteHook:
@@ -198,7 +248,28 @@ class SiteHook:
         if self.site is None:
             return output
         x = args[0] if args else next(iter(kwargs.values()))
-        return self.injection.adapt(self.site, module, x, output)
+        return self.injection.adapt(self.site, module, x, output, alone=self._is_first(module))
+
+    def _is_first(self, module: nn.Module) -> bool:
+        return next(iter(module._forward_hooks.values())) is self and not _global_forward_hooks
+
+
+class FoldedNorm:
+    """Be the forward of a normalisation layer which takes its adapters into its own affine pair where it can.
+
+    Where rows differ, or a graph is made, it is the layer's own, and the hook adapts the output.
+    """
+
+    def __init__(self, injection: Injection, site: Site, module: nn.Module, run: Normalise) -> None:
+        self.injection, self.site, self.module, self.run = injection, site, module, run
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """Normalise."""
+        folded = self.injection.normalise(self.site, self, input)
+        if folded is not None:
+            return folded
+        output: Tensor = type(self.module).forward(self.module, input)
+        return output
 
 
 class AttentionParts:

@@ -29,6 +29,8 @@ from subsense.plan import Plan, Site, plan
 from subsense.routing import NotLocated, Route, Router
 
 OUTPUT = "(output)"
+LARGE_GROUP = 2**21
+"""Input numbers for each combination, from which on a CPU is faster by groups; measured in docs/performance.md."""
 
 
 def adapt(
@@ -364,10 +366,29 @@ class RobustModel(nn.Module):
             self.injection.check_called(self.located.placements)
         sites = [site.key for site in self.plan.sites]
         if self.located.unknown(sites):
-            places = self.located.placements.get(OUTPUT, ())
-            return run_grouped(lambda part, code: self._uniform(part, code, batch.device), filled, served, places)
+            return self._grouped(filled, served, batch.device)
+        if self._groups_are_cheaper(filled, served):
+            return self._grouped(filled, served, batch.device)
         self._mark(served)
         return self._adapted(filled, self.router.mixed(served, batch.device, self._placements()))
+
+    def _grouped(self, filled: Filled, served: Sequence[int], device: torch.device) -> Any:
+        places = self._placements().get(OUTPUT, ())
+        return run_grouped(lambda part, code: self._uniform(part, code, device), filled, served, places)
+
+    def _groups_are_cheaper(self, filled: Filled, served: Sequence[int]) -> bool:
+        """Say whether one combination after the other is faster: large groups on a CPU, where batching saves nothing.
+
+        A set for all rows of a group costs less than one for each row, and smaller batches stay in the cache.
+        """
+        tensors = [tensor for parts in filled.values() for tensor in parts]
+        places = self._placements().get(OUTPUT, (None,))
+        return (
+            not torch.is_grad_enabled()
+            and all(place is not None and not place.inner for place in places)
+            and tensors[0].device.type == "cpu"
+            and sum(tensor.numel() for tensor in tensors) >= LARGE_GROUP * len(set(served))
+        )
 
     def _mark(self, codes: Iterable[int]) -> None:
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -388,12 +409,35 @@ class RobustModel(nn.Module):
         return self.located.placements
 
     def _adapted(self, filled: Filled, route: Route) -> Any:
-        with plain_attention(), self.injection.using(route):
-            output = self.call(self.network, self.modalities, filled)
+        if (
+            self._is_unlearned()
+        ):  # apart, so that no step depends on whether it is the first: a resumed run has its bits
+            with torch.random.fork_rng(devices=self._cuda()):
+                self._run(filled, route.again())
+        output, is_lost = self._run(filled, route)
+        if is_lost:  # a kept output was changed in place, as it never was before: now it is known
+            output, _ = self._run(filled, route.again())
         if not torch.compiler.is_compiling() and not self._checked:  # in this order: a graph must not depend on it
             self.injection.check_called(route.calls)
             self._checked = True
         return output
+
+    def _run(self, filled: Filled, route: Route) -> tuple[Any, bool]:
+        with plain_attention(), self.injection.using(route):
+            output = self.call(self.network, self.modalities, filled)
+            return output, self._settle(output)
+
+    def _cuda(self) -> list[torch.device]:
+        device = _device(self.banks)
+        return [device] if device.type == "cuda" else []
+
+    def _is_unlearned(self) -> bool:
+        return not torch.compiler.is_compiling() and torch.is_grad_enabled() and not self.injection.recalls.learned
+
+    def _settle(self, output: Any) -> bool:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return False
+        return self.injection.recalls.settle(output_tensors(output))
 
     def _plain(self, filled: Filled) -> Any:
         if torch.compiler.is_compiling():

@@ -7,11 +7,12 @@ weights are one-hot, kept as an index; with ``additive`` sharing a modality's ro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from subsense.adapters.affine import Recall
 from subsense.errors import InputError, ModalityError, PlanError, UntrainedCombination, closest
 from subsense.modalities import Combination, CombinationLike, Modalities
 
@@ -78,6 +79,7 @@ class Route:
         uniform: whether all rows are alike.
         placements: site -> where its outputs have the batch, one for each time it is called.
         calls: site -> how often it has been called in this forward.
+        row: the bank row that all rows use, where that is so; only with independent sharing.
     """
 
     weights: Tensor
@@ -85,32 +87,46 @@ class Route:
     uniform: bool
     placements: Mapping[str, Sequence[Placement]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+    row: int | None = None
 
-    def visit(self, site: str) -> RouteMix:
+    def again(self) -> Route:
+        """Give the same route for another forward."""
+        return replace(self, calls={})
+
+    def visit(self, site: str, recall: Recall | None = None) -> RouteMix:
         """Begin one call of a site."""
         call = self.calls.get(site, 0)
         self.calls[site] = call + 1
         if self.uniform:
-            return RouteMix(self, None)
+            return RouteMix(self, None, recall)
         places = self.placements.get(site, ())
         if call >= len(places):
             raise InputError(
                 f"site {site} was called {call + 1} times in one forward, but {len(places)} times when the "
                 "rows were located; pass rows that have the same modalities together"
             )
-        return RouteMix(self, places[call])
+        return RouteMix(self, places[call], recall)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class RouteMix:
     """Mix banks for one call of one site; see `subsense.adapters.base.Mix`."""
 
     route: Route
     placement: Placement | None
+    recall: Recall | None = None
+
+    def recalling(self, recall: Recall | None) -> RouteMix:
+        """Give the same mix with another recall."""
+        return replace(self, recall=recall)
 
     def blend(self, bank: Tensor, like: Tensor, axis: int) -> Tensor:
         """Mix a bank (bank row, *features) for each batch row; broadcastable to `like`."""
         return self._place(self._pick(bank), like, axis, bank.dim() - 1)
+
+    def vector(self, bank: Tensor) -> Tensor:
+        """Mix a bank (bank row, *features) for a batch whose rows are alike: (*features)."""
+        return self._pick(bank)[0]
 
     def rows(self, bank: Tensor) -> Tensor:
         """Give the bank rows that matter: the one where all batch rows use the same, otherwise all."""
@@ -127,15 +143,15 @@ class RouteMix:
     @property
     def _chosen(self) -> Tensor | None:
         """Give the one bank row (1,) that all batch rows use, where that is so."""
-        return self.route.index if self.route.uniform else None
+        return self.route.index if self.route.row is not None else None
 
     def _pick(self, bank: Tensor) -> Tensor:
         index = self.route.index
         if index is None:
             weights = self.route.weights
             return (weights.view(*weights.shape, *[1] * (bank.dim() - 1)) * bank).sum(1)
-        if self.route.uniform:
-            return bank.index_select(0, index)
+        if self.route.row is not None:
+            return bank[self.route.row : self.route.row + 1]
         picked = bank.index_select(0, index.clamp(min=0))
         return torch.where((index >= 0).view(-1, *[1] * (bank.dim() - 1)), picked, torch.zeros_like(picked))
 
@@ -220,7 +236,7 @@ class Router:
         else:
             weights = ((served[:, None] & bits) == 0).float()
         weights = torch.where(served[:, None] < 0, float("nan"), weights)
-        return Route(weights, None, False, placements)
+        return Route(weights, None, False, placements=placements)
 
     def table(self, training: bool) -> list[int]:
         """Give, for each combination as a bit mask, the one whose set serves it; -1 for none at all or a refusal."""
@@ -242,10 +258,11 @@ class Router:
     ) -> Route:
         if self.sharing == "additive":
             missing = [[float(not code >> bit & 1) for bit in range(len(self.modalities))] for code in codes]
-            return Route(torch.tensor(missing, device=device), None, uniform, placements or {})
+            return Route(torch.tensor(missing, device=device), None, uniform, placements=placements or {})
         rows = [self.index.get(code, -1) for code in codes]
         one_hot = [[float(row == column) for column in range(len(self.combinations))] for row in rows]
-        return Route(torch.tensor(one_hot, device=device), torch.tensor(rows, device=device), uniform, placements or {})
+        weights, index = torch.tensor(one_hot, device=device), torch.tensor(rows, device=device)
+        return Route(weights, index, uniform, placements or {}, row=rows[0] if uniform else None)
 
     def _rows(self, code: int, must: bool = False) -> tuple[int, ...]:
         if self.sharing == "additive":

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from subsense.adapters.affine import Recall
 from subsense.layers import Layer
 
 Shapes = dict[str, tuple[int, ...]]
@@ -17,8 +18,21 @@ Shapes = dict[str, tuple[int, ...]]
 class Mix(Protocol):
     """Say how much of each bank row each row of the batch uses, at the place where a layer's output has its batch."""
 
+    @property
+    def recall(self) -> Recall | None:
+        """Say how the backward pass may get back what the adapter was given."""
+        ...
+
+    def recalling(self, recall: Recall | None) -> Mix:
+        """Give the same mix with another recall."""
+        ...
+
     def blend(self, bank: Tensor, like: Tensor, axis: int) -> Tensor:
         """Mix a bank (bank row, *features) for each batch row; broadcastable to `like`, features from `axis` on."""
+        ...
+
+    def vector(self, bank: Tensor) -> Tensor:
+        """Mix a bank (bank row, *features) for a batch whose rows are alike: (*features)."""
         ...
 
     def rows(self, bank: Tensor) -> Tensor:
@@ -33,7 +47,12 @@ class Mix(Protocol):
 class Route(Protocol):
     """Lead through the sites in one forward."""
 
-    def visit(self, site: str) -> Mix:
+    @property
+    def uniform(self) -> bool:
+        """Say whether all rows of the batch are alike."""
+        ...
+
+    def visit(self, site: str, recall: Recall | None = None) -> Mix:
         """Begin one call of a site, and say how its banks are mixed."""
         ...
 

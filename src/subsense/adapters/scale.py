@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from subsense.adapters.affine import affine
 from subsense.adapters.base import Mix, Shapes, scale_outputs, weighted_sum
 from subsense.layers import Layer
 
@@ -38,7 +39,7 @@ class Scale:
         self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
     ) -> Tensor:
         """Scale the output."""
-        return (y * (1 + mix.blend(bank["scale"], y, layer.axis))).to(y.dtype)
+        return affine(x, y, 1 + mix.blend(bank["scale"], y, layer.axis), None, mix.recall)
 
     def merge(self, rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
         """Add up the bank rows."""

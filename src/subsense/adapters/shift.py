@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from subsense.adapters.affine import affine
 from subsense.adapters.base import Mix, Shapes, weighted_sum
 from subsense.errors import UnsupportedLayer
 from subsense.layers import Layer
@@ -44,7 +45,7 @@ class Shift:
         self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
     ) -> Tensor:
         """Shift the output."""
-        return (y + mix.blend(bank["shift"], y, layer.axis)).to(y.dtype)
+        return affine(x, y, None, mix.blend(bank["shift"], y, layer.axis), mix.recall)
 
     def merge(self, rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
         """Add up the bank rows."""

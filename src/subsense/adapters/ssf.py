@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from subsense.adapters.affine import affine
 from subsense.adapters.base import Mix, Shapes, scale_outputs, weighted_sum
 from subsense.layers import Layer
 
@@ -41,10 +42,8 @@ class SSF:
         self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
     ) -> Tensor:
         """Scale and shift the output."""
-        scaled = y * (1 + mix.blend(bank["scale"], y, layer.axis))
-        if "shift" in bank:
-            scaled += mix.blend(bank["shift"], y, layer.axis)  # in place: no one else holds it
-        return scaled.to(y.dtype)
+        shift = mix.blend(bank["shift"], y, layer.axis) if "shift" in bank else None
+        return affine(x, y, 1 + mix.blend(bank["scale"], y, layer.axis), shift, mix.recall)
 
     def merge(self, rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
         """Add up the bank rows."""
