@@ -1,4 +1,4 @@
-# make demo | test | check | slow | conformance | compatibility | wheel | format | clean. Needs Python >= 3.11 and make, nothing else.
+# make demo | test | check | slow | conformance | compatibility | bench | wheel | format | clean. Needs Python >= 3.11 and make, nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := test
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: install demo test check lint types imports tests slow conformance compatibility wheel format clean
+.PHONY: install demo test check lint types imports tests slow conformance compatibility bench wheel format clean
 
 # An activated environment must not leak into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -56,6 +56,9 @@ conformance: $(INSTALLED)
 
 compatibility: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python -m conformance.compatibility docs/compatibility.md
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.speed --out build/speed
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build --wheel --no-isolation

@@ -1,0 +1,206 @@
+"""The figures: each function measures one of them on one network and gives plain numbers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import subsense as ss
+from benchmarks.speed import ways
+from benchmarks.speed.measuring import Functions, kept_bytes, milliseconds, peak_bytes, ratios
+from benchmarks.speed.networks import Case
+from benchmarks.speed.ways import Way
+
+Numbers = dict[str, Any]
+
+
+def training_step(case: Case, device: str, seconds: float) -> Numbers:
+    """Time a training step (forward, backward) of each way as a ratio to the floor's."""
+    made = {name: make(case, device) for name, make in ways.WAYS.items()}
+    return ratios({name: _step(case, way) for name, way in made.items()}, "floor", seconds, device)
+
+
+def optimiser_step(case: Case, device: str, seconds: float) -> Numbers:
+    """Time a training step with AdamW's move of the parameters, all combinations' rows included."""
+    made = {name: ways.WAYS[name](case, device) for name in ("floor", "subsense ssf", "naive", "peft lora")}
+    functions = {name: _step(case, way, torch.optim.AdamW(way.trains, lr=0.0)) for name, way in made.items()}
+    return ratios(functions, "floor", seconds, device)
+
+
+def memory(case: Case, device: str) -> Numbers:
+    """Measure what autograd keeps and the allocator's peak over a step."""
+    numbers: dict[str, dict[str, float]] = {}
+    for name, make in ways.WAYS.items():
+        way = make(case, device)
+        step = _step(case, way)
+        step()  # whatever is set up once
+        step()
+        numbers[name] = {"kept": kept_bytes(way.run, way.module), "peak": peak_bytes(step, device)}
+    base = numbers["floor"]
+    above = numbers["naive"]["kept"] - base["kept"]
+    for one in numbers.values():
+        one["kept above floor / naive's"] = (one["kept"] - base["kept"]) / above
+        one["kept / floor"], one["peak / floor"] = one["kept"] / base["kept"], one["peak"] / base["peak"]
+    return numbers
+
+
+def inference(case: Case, device: str, seconds: float) -> Numbers:
+    """Time inference of one combination, folded and not folded, and with everything present."""
+    robust = ways.adapted(case, device).eval()
+    folded = ss.fold(robust, case.kept).to(device)
+    inputs = ways.on(case.inputs(), device)
+    one = robust.modalities.present(case.kept).expand(case.batch, -1)
+    functions = {
+        "frozen": ways.frozen(case, device).run,
+        "subsense": lambda: robust(inputs, one),
+        "subsense, folded": ways.caller(case, folded, device),
+        "subsense, nothing missing": lambda: robust(inputs),
+        "naive": ways.naive(case, device).run,
+        "peft lora": ways.lora(case, device).run,
+    }
+    return ratios(_without_gradients(functions), "frozen", seconds, device)
+
+
+def mixed_batch(case: Case, device: str, seconds: float) -> Numbers:
+    """Time a batch of 15 rows with 15 combinations."""
+    robust = ways.adapted(case, device).eval()
+    inputs, present = ways.on(case.inputs(15), device), ways.cycle(robust, 15)
+    additive = ways.adapted(case, device, "additive").eval()
+    functions = {
+        "frozen": ways.caller(case, case.network().to(device), device, 15),
+        "subsense": lambda: robust(inputs, present),
+        "subsense, additive": lambda: additive(inputs, present),
+        "loop over combinations": _loop(robust, inputs, present),
+        "peft lora": ways.lora_mixed(case, device, 15),
+    }
+    return ratios(_without_gradients(functions), "frozen", seconds, device)
+
+
+def few_combinations(case: Case, device: str, seconds: float) -> Numbers:
+    """Time four large images of two combinations: together, and one combination after the other."""
+    robust = ways.adapted(case, device).eval()
+    sizes = {name: 2 * size for name, size in case.sizes.items()}
+    inputs = ways.on(case.inputs(4, **sizes), device)
+    present = ways.cycle(robust, 2).repeat(2, 1)
+    functions = {
+        "frozen": ways.caller(case, case.network().to(device), device, 4, **sizes),
+        "subsense": lambda: robust(inputs, present),
+        "loop over combinations": _loop(robust, inputs, present),
+    }
+    return ratios(_without_gradients(functions), "frozen", seconds, device)
+
+
+def handling(case: Case, device: str) -> Numbers:
+    """Time what is done around the network: switch, inject, save, load; sizes on disk."""
+    robust = ways.adapted(case, device).eval()
+    numbers = {"switch": _switch(robust), "peft switch": _peft_switch(case, device)}
+    numbers["inject 15 sets"] = milliseconds(lambda: _inject(case, robust), 7)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        numbers["save"] = milliseconds(lambda: ss.save(robust, folder), 5)
+        numbers["bytes"] = disk_size(folder)
+        network = robust.detach()
+        numbers["fingerprint"] = milliseconds(lambda: robust.network_fingerprint(), 5)
+        numbers["load 15 sets"] = milliseconds(lambda: ss.load(folder, network, call=_function(case)).detach(), 7)
+    return numbers | {f"peft {name}": number for name, number in _peft_handling(case, device).items()}
+
+
+def graphs(case: Case, device: str) -> Numbers:
+    """Count the graphs that torch.compile makes for all combinations, and compare an exported program with eager."""
+    if not case.compiles:
+        return {"skipped": "the network chooses tokens by indices that depend on the data, which no graph can hold"}
+    robust = ways.adapted(case, device).eval()
+    inputs = ways.on(case.inputs(2), device)
+    robust.locate(inputs)
+    made: list[Any] = []
+    compiled = torch.compile(robust, backend=lambda graph, example: made.append(graph) or graph.forward, fullgraph=True)
+    program = torch.export.export(robust, (inputs, ways.cycle(robust, 2))).module()
+    worst = 0.0
+    with torch.no_grad():
+        for combination in (*robust.combinations, robust.modalities.complete):
+            present = robust.modalities.present(combination).expand(2, -1)
+            compiled(inputs, present)
+            expected, found = case.tensor(robust(inputs, present)), case.tensor(program(inputs, present))
+            worst = max(worst, float((found - expected).abs().max() / expected.abs().max()))
+    torch._dynamo.reset()
+    return {"graphs": len(made), "combinations": len(robust.combinations) + 1, "export differs by": worst}
+
+
+def disk_size(folder: str) -> int:
+    """Count the bytes of all files of a folder."""
+    return sum(file.stat().st_size for file in Path(folder).iterdir())
+
+
+def _step(case: Case, way: Way, optimiser: torch.optim.Optimizer | None = None) -> Callable[[], None]:
+    way.module.train(isinstance(way.module, ss.RobustModel))  # all others in eval mode: no statistics, no dropout
+
+    def step() -> None:
+        case.tensor(way.run()).float().square().mean().backward()
+        if optimiser is not None:
+            optimiser.step()
+        for parameter in way.trains:
+            parameter.grad = None
+
+    return step
+
+
+def _without_gradients(functions: Functions) -> Functions:
+    return {name: torch.no_grad()(run) for name, run in functions.items()}
+
+
+def _loop(robust: ss.RobustModel, inputs: Any, present: torch.Tensor) -> Callable[[], None]:
+    groups = [(present == row).all(1).nonzero().flatten() for row in present.unique(dim=0)]
+
+    def run() -> None:
+        for rows in groups:
+            robust({name: tensor[rows.to(tensor.device)] for name, tensor in inputs.items()}, present[rows])
+
+    return run
+
+
+def _inject(case: Case, robust: ss.RobustModel) -> None:
+    network = robust.detach()
+    ss.adapt(network, case.modalities, call=case.call, layers=case.layers(network)).detach()
+    robust.injection.attach()
+
+
+def _switch(robust: ss.RobustModel) -> float:
+    """Give what choosing another combination's set takes, of a thousand alternating choices."""
+    codes = [robust.modalities.code(one) for one in robust.combinations]
+    device = next(robust.parameters()).device
+
+    def choose() -> None:
+        for turn in range(1000):
+            robust.router.uniform(robust.router.substitute(codes[turn % len(codes)], training=False), device)
+
+    return milliseconds(choose, 5) / 1000
+
+
+def _peft_switch(case: Case, device: str) -> float:
+    model = ways.many_loras(case, device)
+    names = list(model.peft_config)
+    turns = iter(range(10**6))
+    return milliseconds(lambda: model.set_adapter(names[next(turns) % len(names)]), 15)
+
+
+def _peft_handling(case: Case, device: str) -> Numbers:
+    numbers = {"inject 15 sets": milliseconds(lambda: ways.many_loras(case, device), 1)}
+    model = ways.many_loras(case, device)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        network = case.network()
+        numbers["load 15 sets"] = milliseconds(lambda: ways.load_loras(network, folder, list(model.peft_config)), 1)
+    return numbers
+
+
+def _function(case: Case) -> Any:
+    return case.call if callable(case.call) else None
+
+
+def parameters(module: nn.Module) -> int:
+    """Count a module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
