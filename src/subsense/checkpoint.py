@@ -30,10 +30,10 @@ from subsense.errors import (
 )
 from subsense.filling import KINDS, Constant, FillFunction, Filling, Mean
 from subsense.injection import bank_dtype, bank_names, check_unadapted
-from subsense.integrity import checksum, checksum_of_bytes, checksum_of_file, parse_object
+from subsense.integrity import checksum, checksum_of_bytes, checksum_of_file, fingerprint, parse_object
 from subsense.layers import AttentionClass, Declaration, LayerClass
 from subsense.modalities import AxisSpec, Modalities
-from subsense.model import RobustModel, adapt, fingerprint
+from subsense.model import RobustModel, adapt
 from subsense.plan import Plan, plan
 
 FORMAT = 1

@@ -1,4 +1,4 @@
-"""Tell whether files are as they were written: checksums, and JSON that holds one value for each key."""
+"""Tell whether files and networks are as they were: checksums, fingerprints, JSON with one value for each key."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 BYTES = 8
+FINGERPRINT_BYTES = 16
 CHUNK = 1 << 20
 
 
@@ -44,6 +45,20 @@ def checksum_of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Hash a network's `state_dict`: names, shapes, dtypes, bytes; 32 hexadecimal digits.
+
+    >>> fingerprint(torch.nn.ReLU())
+    'cae66941d9efbd404e4d88758ea67670'
+    """
+    digest = blake2b(digest_size=FINGERPRINT_BYTES)
+    for name, tensor in network.state_dict().items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,16 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from subsense.adapters import Adapter, Method
 from subsense.calling import Call, CallSpec, parse_call, spread_arguments
-from subsense.errors import InputError, PlanError
+from subsense.errors import InputError
 from subsense.filling import Filling, FillSpec
+from subsense.freezing import Before
 from subsense.graphs import Graphs
 from subsense.grouping import output_tensors, run_grouped
 from subsense.injection import Banks, Injection, check_unadapted, plain_attention
 from subsense.inputs import Batch, Filled, Inputs, check_finite, read
+from subsense.integrity import fingerprint
 from subsense.layers import Declaration
 from subsense.locating import Located, locate
 from subsense.machinery import check_materialised
@@ -163,14 +163,13 @@ class RobustModel(nn.Module):
     ) -> None:
         super().__init__()
         self.plan, self.router, self.injection, self.call = plan, router, injection, call
-        self._before = _Before(network)
+        self._before = Before(network)
         self.network, self.banks, self.fill = network.eval().requires_grad_(False), banks, fill.to(_device(banks))
         self.located: Located | None = None
         self.check_inputs = False
         self._guard = _Guard()
         self._graphs = Graphs()
         self._checked = False
-        self._statistics = {path: module for path, module in network.named_modules() if _keeps_statistics(module)}
 
     @property
     def modalities(self) -> Modalities:
@@ -335,18 +334,9 @@ class RobustModel(nn.Module):
             self.located = locate(self._observe, filled, OUTPUT)
         return self.located
 
-    def _check_modes(self) -> None:
-        for path, module in self._statistics.items():
-            if module.training:
-                raise PlanError(
-                    f"{path or 'the network'} ({type(module).__name__}) is in training mode, in which a call would "
-                    "change its running statistics; an adapted network stays in eval mode: call train() and eval() on "
-                    "the model that `adapt` gave, not on the network, or network.eval() now"
-                )
-
     def _read(self, inputs: Inputs, present: Tensor | None) -> Batch:
         batch = read(self.modalities, inputs, present)
-        self._check_modes()
+        self._before.check_modes()
         if self.check_inputs and not torch.compiler.is_compiling():
             check_finite(self.modalities, batch)
         return batch
@@ -409,9 +399,8 @@ class RobustModel(nn.Module):
         return self.located.placements
 
     def _adapted(self, filled: Filled, route: Route) -> Any:
-        if (
-            self._is_unlearned()
-        ):  # apart, so that no step depends on whether it is the first: a resumed run has its bits
+        if self._is_unlearned():
+            # Apart, so that no step depends on whether it is the first: a resumed run has the bits of an unbroken one.
             with torch.random.fork_rng(devices=self._cuda()):
                 self._run(filled, route.again())
         output, is_lost = self._run(filled, route)
@@ -455,58 +444,6 @@ class RobustModel(nn.Module):
             for module, mode in training.items():
                 module.training = mode
         return observed | {OUTPUT: output_tensors(output)}
-
-
-class _Before:
-    """Remember what `adapt` changes on a network: modes, and which parameters ask for a gradient."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.modes = {module: module.training for module in network.modules()}
-        self.trainable = {parameter: parameter.requires_grad for parameter in network.parameters()}
-
-    def restore(self) -> None:
-        """Put it back."""
-        for module, mode in self.modes.items():
-            module.training = mode
-        self._ask(self.trainable)
-
-    @contextmanager
-    def kernels(self, filled: Filled) -> Iterator[None]:
-        """Let torch take the kernels that it took for the network before it was frozen, so that every bit is the same.
-
-        Torch chooses by `requires_grad` (how a matmul folds its axes) and by grad mode (fused attention). No graph of
-        the network is recorded, unless a gradient for its inputs is asked for: then the kernels are a frozen network's.
-        """
-        with ExitStack() as stack:
-            if torch.is_grad_enabled() and any(self.trainable.values()):
-                stack.enter_context(plain_attention())
-            if not torch.is_grad_enabled() or not any(x.requires_grad for parts in filled.values() for x in parts):
-                stack.enter_context(torch.no_grad())
-                stack.callback(self._ask, dict.fromkeys(self.trainable, False))
-                self._ask(self.trainable)
-            yield
-
-    def _ask(self, trainable: Mapping[nn.Parameter, bool]) -> None:
-        for parameter, wanted in trainable.items():
-            parameter.requires_grad_(wanted)
-
-
-def _keeps_statistics(module: nn.Module) -> bool:
-    return isinstance(module, _NormBase) and module.track_running_stats
-
-
-def fingerprint(network: nn.Module) -> str:
-    """Hash a network's `state_dict`: names, shapes, dtypes, bytes; 32 hexadecimal digits.
-
-    >>> fingerprint(nn.ReLU())
-    'cae66941d9efbd404e4d88758ea67670'
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in network.state_dict().items():
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -19,7 +19,7 @@ from subsense.cli.pipeline.naming import fresh_network, make_call
 from subsense.cli.pipeline.training import adapt_network, fit_settings, pretrained
 from subsense.cli.weights import read_weights, write_weights
 from subsense.evaluation import adapter_facts, versions
-from subsense.model import fingerprint
+from subsense.integrity import fingerprint
 from subsense.recipe import Contender, Fit, Recipe
 from subsense.results import AdapterFacts
 
