@@ -657,6 +657,17 @@ def test_a_truncated_state_is_refused(tmp_path: Path) -> None:
         run_of("joint", tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("place", [-1, 300])
+def test_a_flipped_bit_in_a_state_is_refused(place: int, tmp_path: Path) -> None:
+    run_of("joint", tmp_path, stop=5)
+    path = tmp_path / "training.safetensors"
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedFile, match=r"training\.safetensors"):
+        run_of("joint", tmp_path, resume=True)
+
+
 KILLED = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
