@@ -66,12 +66,23 @@ def test_the_recipe_runs_to_its_table(root: Path, tmp_path: Path) -> None:
     assert folded.exit_code == 0, folded.stderr
 
 
-def test_an_unknown_stand_in_is_found_before_anything_is_trained(root: Path, tmp_path: Path) -> None:
-    change = "adapt.fill={image: zero-pixel, text: empty-string}"
-    options = ["--root", str(root), "--output", str(tmp_path / "run"), "--set", change]
-    result = CliRunner().invoke(app, ["train", "emoji", *options])
+@pytest.mark.parametrize(
+    ("fill", "message"),
+    [
+        ("{image: zero-pixel, text: empty-string}", "Did you mean 'zero-pixels'?"),
+        ("{image: {pixel_values: 1.0}}", "a value for each of ['pixel_values', 'pixel_mask']"),
+        ("{text: mean}", "only floating-point inputs have such a stand-in"),
+        ("{txt: zeros}", "unknown modality 'txt'"),
+    ],
+)
+def test_a_fill_that_does_not_fit_is_found_before_anything_is_trained(
+    root: Path, tmp_path: Path, fill: str, message: str
+) -> None:
+    changes = [part for change in (*SMALL, f"adapt.fill={fill}") for part in ("--set", change)]
+    places = ["--root", str(root), "--output", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, ["train", "emoji", *places, *changes])
     assert result.exit_code == 2
-    assert "Did you mean 'zero-pixels'?" in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
     assert not (tmp_path / "run").exists()
 
 

@@ -15,6 +15,7 @@ import subsense as ss
 from subsense import data
 from subsense.cli.fills import make_fill
 from subsense.factories import import_factory
+from subsense.filling import Filling
 from subsense.recipe import Recipe, load_recipe
 
 
@@ -70,10 +71,17 @@ class Job:
 
     @cached_property
     def data(self) -> data.Data:
-        """Load the data once; raise `DataError` where they are absent, `RecipeError` where the recipe doesn't fit."""
+        """Load the data once.
+
+        Raises:
+            DataError: they are absent.
+            RecipeError: the recipe doesn't fit them.
+            ModalityError: what the recipe fills in does not fit their inputs.
+        """
         loaded = _load_data(self.recipe, self.root)
         _check_combinations(self.name, self.recipe, loaded)
-        make_fill(self.name, self.recipe.adapt.fill, loaded.fills)
+        fill = make_fill(self.name, self.recipe.adapt.fill, loaded.fills)
+        Filling(ss.Modalities(self.recipe.adapt.modalities or loaded.modalities), fill)
         return loaded
 
     @property
