@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import subsense as ss
 from subsense.cli.pipeline.columns import Bench, Column, adapted_column
 from subsense.cli.pipeline.keeping import Cell
-from subsense.evaluation import versions
+from subsense.evaluation import adapter_facts, versions
 from subsense.recipe import Contender, Recipe
 from subsense.results import ABSENT
 
@@ -39,7 +39,7 @@ def facts(bench: Bench, **more: str) -> dict[str, str]:
         "pretrain": _training(recipe.pretrain) if recipe.pretrain else "a checkpoint",
         "train": f"{recipe.train.strategy}, {_training(recipe.train)}",
         **more,
-        "missing": f"filled with {recipe.adapt.fill}",
+        "missing": f"filled with {adapter_facts(bench.robust).fill}",
         "seed": str(recipe.seed),
         "versions": ", ".join(f"{name} {text}" for name, text in versions().items()),
     }
