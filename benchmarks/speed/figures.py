@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 import subsense as ss
+import subsense.model
 from benchmarks.speed import ways
-from benchmarks.speed.measuring import Functions, kept_bytes, milliseconds, peak_bytes, ratios
+from benchmarks.speed.measuring import Effort, Functions, difference, kept_bytes, milliseconds, peak_bytes, ratios
 from benchmarks.speed.networks import Case
 from benchmarks.speed.ways import Way
 
 Numbers = dict[str, Any]
 
 
-def training_step(case: Case, device: str, seconds: float) -> Numbers:
+def training_step(case: Case, device: str, effort: Effort) -> Numbers:
     """Time a training step (forward, backward) of each way as a ratio to the floor's."""
     made = {name: make(case, device) for name, make in ways.WAYS.items()}
-    return ratios({name: _step(case, way) for name, way in made.items()}, "floor", seconds, device)
-
-
-def optimiser_step(case: Case, device: str, seconds: float) -> Numbers:
-    """Time a training step with AdamW's move of the parameters, all combinations' rows included."""
-    made = {name: ways.WAYS[name](case, device) for name in ("floor", "subsense ssf", "naive", "peft lora")}
-    functions = {name: _step(case, way, torch.optim.AdamW(way.trains, lr=0.0)) for name, way in made.items()}
-    return ratios(functions, "floor", seconds, device)
+    return ratios({name: _step(case, way) for name, way in made.items()}, "floor", effort, device)
 
 
 def memory(case: Case, device: str) -> Numbers:
@@ -49,7 +46,7 @@ def memory(case: Case, device: str) -> Numbers:
     return numbers
 
 
-def inference(case: Case, device: str, seconds: float) -> Numbers:
+def inference(case: Case, device: str, effort: Effort) -> Numbers:
     """Time inference of one combination, folded and not folded, and with everything present."""
     robust = ways.adapted(case, device).eval()
     folded = ss.fold(robust, case.kept).to(device)
@@ -63,10 +60,10 @@ def inference(case: Case, device: str, seconds: float) -> Numbers:
         "naive": ways.naive(case, device).run,
         "peft lora": ways.lora(case, device).run,
     }
-    return ratios(_without_gradients(functions), "frozen", seconds, device)
+    return ratios(_without_gradients(functions), "frozen", effort, device)
 
 
-def mixed_batch(case: Case, device: str, seconds: float) -> Numbers:
+def mixed_batch(case: Case, device: str, effort: Effort) -> Numbers:
     """Time a batch of 15 rows with 15 combinations."""
     robust = ways.adapted(case, device).eval()
     inputs, present = ways.on(case.inputs(15), device), ways.cycle(robust, 15)
@@ -78,28 +75,62 @@ def mixed_batch(case: Case, device: str, seconds: float) -> Numbers:
         "loop over combinations": _loop(robust, inputs, present),
         "peft lora": ways.lora_mixed(case, device, 15),
     }
-    return ratios(_without_gradients(functions), "frozen", seconds, device)
+    return ratios(_without_gradients(functions), "frozen", effort, device)
 
 
-def few_combinations(case: Case, device: str, seconds: float) -> Numbers:
-    """Time four large images of two combinations: together, and one combination after the other."""
+def few_combinations(case: Case, device: str, effort: Effort) -> Numbers:
+    """Time four large images of two combinations: as subsense chooses, gathered, one combination after the other."""
     robust = ways.adapted(case, device).eval()
     sizes = {name: 2 * size for name, size in case.sizes.items()}
     inputs = ways.on(case.inputs(4, **sizes), device)
     present = ways.cycle(robust, 2).repeat(2, 1)
+
+    def gathered() -> None:
+        with mock.patch.object(subsense.model, "LARGE_GROUP", math.inf):
+            robust(inputs, present)
+
     functions = {
         "frozen": ways.caller(case, case.network().to(device), device, 4, **sizes),
         "subsense": lambda: robust(inputs, present),
+        "gathered": gathered,
         "loop over combinations": _loop(robust, inputs, present),
     }
-    return ratios(_without_gradients(functions), "frozen", seconds, device)
+    return ratios(_without_gradients(functions), "frozen", effort, device)
+
+
+def switching(case: Case, device: str, effort: Effort) -> Numbers:
+    """Time a switch: what chooses the set, and a forward of one row after a switch against one without.
+
+    The second is all that a switch can cost, whatever it touches; the first is our part of it, without the noise that
+    a forward has.
+    """
+    robust = ways.adapted(case, device).eval()
+    turns = itertools.count()
+    presents = [robust.modalities.present(one)[None] for one in robust.combinations]
+    inputs = ways.on(case.inputs(1, **dict.fromkeys(case.sizes, 64)), device)
+
+    def forward(turn: int) -> None:
+        with torch.no_grad():
+            robust(inputs, presents[turn % len(presents)])
+
+    current = 0
+
+    def switched() -> None:
+        nonlocal current
+        current = next(turns)
+        forward(current)
+
+    return {
+        "subsense, choosing": {"us": _choosing(robust) * 1e3},
+        "subsense, forward after a switch - without": difference(lambda: forward(current), switched, effort),
+        "peft lora, set_adapter": {"us": _peft_switch(case, device) * 1e3},
+    }
 
 
 def handling(case: Case, device: str) -> Numbers:
-    """Time what is done around the network: switch, inject, save, load; sizes on disk."""
+    """Time what is done around the network: inject, save, load; sizes on disk."""
     robust = ways.adapted(case, device).eval()
-    numbers = {"switch": _switch(robust), "peft switch": _peft_switch(case, device)}
-    numbers["inject 15 sets"] = milliseconds(lambda: _inject(case, robust), 7)
+    numbers = {"inject 15 sets": milliseconds(lambda: _inject(case, robust), 7)}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         numbers["save"] = milliseconds(lambda: ss.save(robust, folder), 5)
         numbers["bytes"] = disk_size(folder)
@@ -135,13 +166,11 @@ def disk_size(folder: str) -> int:
     return sum(file.stat().st_size for file in Path(folder).iterdir())
 
 
-def _step(case: Case, way: Way, optimiser: torch.optim.Optimizer | None = None) -> Callable[[], None]:
+def _step(case: Case, way: Way) -> Callable[[], None]:
     way.module.train(isinstance(way.module, ss.RobustModel))  # all others in eval mode: no statistics, no dropout
 
     def step() -> None:
         case.tensor(way.run()).float().square().mean().backward()
-        if optimiser is not None:
-            optimiser.step()
         for parameter in way.trains:
             parameter.grad = None
 
@@ -168,8 +197,8 @@ def _inject(case: Case, robust: ss.RobustModel) -> None:
     robust.injection.attach()
 
 
-def _switch(robust: ss.RobustModel) -> float:
-    """Give what choosing another combination's set takes, of a thousand alternating choices."""
+def _choosing(robust: ss.RobustModel) -> float:
+    """Give the milliseconds that choosing another combination's set takes, of a thousand choices."""
     codes = [robust.modalities.code(one) for one in robust.combinations]
     device = next(robust.parameters()).device
 
@@ -183,7 +212,7 @@ def _switch(robust: ss.RobustModel) -> float:
 def _peft_switch(case: Case, device: str) -> float:
     model = ways.many_loras(case, device)
     names = list(model.peft_config)
-    turns = iter(range(10**6))
+    turns = itertools.count()
     return milliseconds(lambda: model.set_adapter(names[next(turns) % len(names)]), 15)
 
 

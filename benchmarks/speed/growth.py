@@ -1,4 +1,4 @@
-"""How cost grows with the number of modalities, M = 2..8, which is 3 to 255 combinations."""
+"""How cost grows with the number of modalities, M = 2 to 8, which is 3 to 255 combinations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 import subsense as ss
 from benchmarks.speed import figures, ways
-from benchmarks.speed.measuring import kept_bytes, milliseconds, ratios
+from benchmarks.speed.measuring import Effort, kept_bytes, milliseconds, ratios
 from benchmarks.speed.networks import Case, segformer, vilt
 
 Numbers = dict[str, Any]
@@ -17,21 +17,12 @@ SMALL = {"H": 64, "W": 64}  # small images, so that what grows is seen and not d
 ROWS = 8
 
 
-def growth(device: str, seconds: float, most: int = 8) -> list[Numbers]:
-    """Measure SegFormer-B0 on M bands for both sharings."""
-    return [
-        {"modalities": number, "sharing": sharing} | _one(segformer(number), sharing, device, seconds)
-        for number in range(2, most + 1)
-        for sharing in ("independent", "additive")
-    ]
+def growth(number: int, sharing: str, device: str, effort: Effort) -> Numbers:
+    """Measure SegFormer-B0 on so many bands."""
+    return {"modalities": number, "sharing": sharing} | _one(segformer(number), sharing, device, effort)
 
 
-def sizes(most: int = 8) -> list[Numbers]:
-    """Give ViLT's size on disk, and per combination, for both sharings and for one file per combination."""
-    return [_size(number) for number in range(2, most + 1)]
-
-
-def _one(case: Case, sharing: str, device: str, seconds: float) -> Numbers:
+def _one(case: Case, sharing: str, device: str, effort: Effort) -> Numbers:
     robust = ways.adapted(case, device, sharing)
     inputs, present = ways.on(case.inputs(ROWS, **SMALL), device), ways.cycle(robust, ROWS)
     robust.train().locate(inputs)
@@ -51,7 +42,7 @@ def _one(case: Case, sharing: str, device: str, seconds: float) -> Numbers:
     def bare() -> None:
         case.tensor(floor(stacked)).square().mean().backward()
 
-    timed = ratios({"floor": bare, "step": step, "with AdamW": full}, "floor", seconds, device)
+    timed = ratios({"floor": bare, "step": step, "with AdamW": full}, "floor", effort, device)
     numbers = {
         "combinations": 2 ** len(robust.modalities) - 1,
         "step / floor": timed["step"]["ratio"],
@@ -85,7 +76,8 @@ def _evaluate(robust: ss.RobustModel, batches: Any) -> None:
                 robust({name: inputs[name] for name in combination})
 
 
-def _size(number: int) -> Numbers:
+def size(number: int) -> Numbers:
+    """Give ViLT's size on disk with so many modalities, for both sharings."""
     case = vilt(number)
     found: Numbers = {"modalities": number, "combinations": 2**number - 1}
     for sharing in ("independent", "additive"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +19,16 @@ from torch import Tensor, nn
 Functions = Mapping[str, Callable[[], Any]]
 
 
-def ratios(functions: Functions, reference: str, seconds: float, device: str = "cpu") -> dict[str, dict[str, float]]:
-    """Run functions interleaved for so many seconds, five rounds at least.
+@dataclass(frozen=True)
+class Effort:
+    """Say how long to measure: so many rounds at least, and more of them for so many seconds."""
+
+    rounds: int = 5
+    seconds: float = 12.0
+
+
+def ratios(functions: Functions, reference: str, effort: Effort, device: str = "cpu") -> dict[str, dict[str, float]]:
+    """Run functions interleaved, in rounds.
 
     Returns:
         name -> median time in milliseconds, median ratio to the reference of the same round, and half the distance
@@ -28,8 +37,8 @@ def ratios(functions: Functions, reference: str, seconds: float, device: str = "
     for run in functions.values():
         run()
     rounds: list[dict[str, float]] = []
-    end = time.perf_counter() + seconds
-    while len(rounds) < 5 or time.perf_counter() < end:
+    end = time.perf_counter() + effort.seconds
+    while len(rounds) < effort.rounds or time.perf_counter() < end:
         rounds.append({name: _time(run, device) for name, run in _turned(functions, len(rounds))})
     return {name: _summary([one[name] for one in rounds], [one[reference] for one in rounds]) for name in functions}
 
@@ -37,6 +46,21 @@ def ratios(functions: Functions, reference: str, seconds: float, device: str = "
 def milliseconds(run: Callable[[], Any], repeats: int = 11, device: str = "cpu") -> float:
     """Give the median time of a function."""
     return statistics.median(_time(run, device) for _ in range(repeats)) * 1e3
+
+
+def difference(first: Callable[[], Any], second: Callable[[], Any], effort: Effort) -> dict[str, float]:
+    """Give by how many microseconds the second of two calls takes longer: the median over rounds of both.
+
+    `noise` is the standard error of that median, were the differences normal: 1.25 deviations / sqrt(rounds).
+    """
+    first(), second()
+    found: list[float] = []
+    end = time.perf_counter() + effort.seconds
+    while len(found) < effort.rounds or time.perf_counter() < end:
+        before = _time(first, "cpu")
+        found.append((_time(second, "cpu") - before) * 1e6)
+    noise = 1.25 * statistics.stdev(found) / len(found) ** 0.5
+    return {"us": statistics.median(found), "noise us": noise, "rounds": len(found)}
 
 
 def kept_bytes(run: Callable[[], Any], module: nn.Module) -> int:

@@ -66,7 +66,17 @@ def lora(case: Case, device: str) -> Way:
     """Train peft's LoRA, rank 8, at every linear layer."""
     from peft import LoraConfig
 
-    return _peft(case, LoraConfig(r=8, target_modules="all-linear"), device)
+    return _peft(case, LoraConfig(r=8, target_modules=linear_layers(case)), device)
+
+
+def linear_layers(case: Case) -> str | list[str]:
+    """Say to peft: every linear layer. It knows its word for that with transformers' networks alone."""
+    from transformers import PreTrainedModel
+
+    network = case.network()
+    if isinstance(network, PreTrainedModel):
+        return "all-linear"
+    return [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
 
 
 def ia3(case: Case, device: str) -> Way:
@@ -122,7 +132,7 @@ def many_loras(case: Case, device: str, sets: int = 15) -> Any:
     """Give a peft model with so many LoRA sets."""
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=8, target_modules="all-linear")
+    config = LoraConfig(r=8, target_modules=linear_layers(case))
     model = get_peft_model(case.network(), config, adapter_name="set0")
     for number in range(1, sets):
         model.add_adapter(f"set{number}", config)
