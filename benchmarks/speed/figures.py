@@ -107,7 +107,7 @@ def switching(case: Case, device: str, effort: Effort) -> Numbers:
     robust = ways.adapted(case, device).eval()
     turns = itertools.count()
     presents = [robust.modalities.present(one)[None] for one in robust.combinations]
-    inputs = ways.on(case.inputs(1, **dict.fromkeys(case.sizes, 64)), device)
+    inputs = ways.on(case.inputs(1, **dict.fromkeys(case.sizes, 32)), device)
 
     def forward(turn: int) -> None:
         with torch.no_grad():
@@ -122,7 +122,7 @@ def switching(case: Case, device: str, effort: Effort) -> Numbers:
 
     return {
         "subsense, choosing": {"us": _choosing(robust) * 1e3},
-        "subsense, forward after a switch - without": difference(lambda: forward(current), switched, effort),
+        "subsense, forward after a switch - without": difference(lambda: forward(current), switched, effort, device),
         "peft lora, set_adapter": {"us": _peft_switch(case, device) * 1e3},
     }
 

@@ -54,10 +54,11 @@ def _timed(cases: Mapping[str, Case], threads: int, device: str, effort: Effort)
 
 def _counted(cases: Mapping[str, Case], device: str, effort: Effort) -> Iterator[Job]:
     many = {name: case for name, case in cases.items() if name != TWO_MODALITIES}
+    switches = dataclasses.replace(effort, rounds=2)
     for name, case in cases.items():
         yield Job("memory", name, 1, partial(figures.memory, case, device))
     for name, case in many.items():
-        yield Job("switching", name, 1, partial(figures.switching, case, device, dataclasses.replace(effort, rounds=2)))
+        yield Job("switching", name, 1, partial(figures.switching, case, device, switches))
         yield Job("handling, ms", name, 1, partial(figures.handling, case, device))
     for name, case in many.items():
         if case.sizes:

@@ -24,7 +24,7 @@ class Effort:
     """Say how long to measure: so many rounds at least, and more of them for so many seconds."""
 
     rounds: int = 5
-    seconds: float = 12.0
+    seconds: float = 10.0
 
 
 def ratios(functions: Functions, reference: str, effort: Effort, device: str = "cpu") -> dict[str, dict[str, float]]:
@@ -48,7 +48,9 @@ def milliseconds(run: Callable[[], Any], repeats: int = 11, device: str = "cpu")
     return statistics.median(_time(run, device) for _ in range(repeats)) * 1e3
 
 
-def difference(first: Callable[[], Any], second: Callable[[], Any], effort: Effort) -> dict[str, float]:
+def difference(
+    first: Callable[[], Any], second: Callable[[], Any], effort: Effort, device: str = "cpu"
+) -> dict[str, float]:
     """Give by how many microseconds the second of two calls takes longer: the median over rounds of both.
 
     `noise` is the standard error of that median, were the differences normal: 1.25 deviations / sqrt(rounds).
@@ -57,8 +59,8 @@ def difference(first: Callable[[], Any], second: Callable[[], Any], effort: Effo
     found: list[float] = []
     end = time.perf_counter() + effort.seconds
     while len(found) < effort.rounds or time.perf_counter() < end:
-        before = _time(first, "cpu")
-        found.append((_time(second, "cpu") - before) * 1e6)
+        before = _time(first, device)
+        found.append((_time(second, device) - before) * 1e6)
     noise = 1.25 * statistics.stdev(found) / len(found) ** 0.5
     return {"us": statistics.median(found), "noise us": noise, "rounds": len(found)}
 

@@ -104,13 +104,20 @@ def _row(goal: Goal, entry: Numbers) -> Cells:
     measured = _text(own[goal.key]) + goal.unit + (f" ± {_text(noise)}" if noise is not None else "")
     shown = ", ".join(f"{way} {_text(value)}{goal.unit}" for way, value in beside.items())
     most = goal.most.get(entry["network"])
-    return goal.title, *_cells(entry, own[goal.key], most, measured, shown, goal.unit)
+    cells = (goal.title, *_cells(entry, own[goal.key], most, measured, shown, goal.unit))
+    if "noise us" in own and most is not None and abs(own[goal.key] - most) <= own["noise us"]:
+        return *cells[:5], "within the noise", shown
+    return cells
 
 
 def _cells(entry: Numbers, value: float, most: float | None, measured: str, shown: str = "", unit: str = "") -> Cells:
-    wanted = "-" if most is None else f"{most:g}{unit}" if most < 0.01 or most >= 2 else f"{most:.2f}{unit}"
+    wanted = "-" if most is None else _goal(most) + unit
     reached = "-" if most is None else "yes" if value <= most + _slack(most) else "no"
     return entry["network"], str(entry["threads"]), wanted, measured, reached, shown
+
+
+def _goal(most: float) -> str:
+    return f"{most:g}" if isinstance(most, int) or most < 0.01 else f"{most:.2f}"
 
 
 def _slack(most: float) -> float:
