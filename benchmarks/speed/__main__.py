@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 import warnings
@@ -30,7 +31,7 @@ from benchmarks.speed.table import markdown
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = _about(options) | {"seconds": 0.0, "measured": []}
+    result: dict[str, Any] = _about(options, arguments) | {"seconds": 0.0, "measured": []}
     threads_before = torch.get_num_threads()
     chosen = [job for job in jobs(options.networks, options.threads, options.device, options.quick)
               if not options.figures or job.figure in options.figures]  # fmt: skip
@@ -71,10 +72,10 @@ def _measure(chosen: Sequence[Job], result: dict[str, Any], out: Path) -> None:
         )
 
 
-def _about(options: argparse.Namespace) -> dict[str, Any]:
+def _about(options: argparse.Namespace, arguments: Sequence[str] | None) -> dict[str, Any]:
+    given = sys.argv[1:] if arguments is None else arguments
     return {
-        "command": f"python -m benchmarks.speed --threads {' '.join(map(str, options.threads))}"
-        + f" --device {options.device}" * (options.device != "cpu") + " --quick" * options.quick,
+        "command": shlex.join(["python", "-m", "benchmarks.speed", *given]),
         "versions": _versions(),
         "machine": _machine(),
         "load before": round(os.getloadavg()[0], 1),

@@ -85,4 +85,4 @@ def size(number: int) -> Numbers:
         with tempfile.TemporaryDirectory() as folder:
             ss.save(robust, folder)
             found[f"{sharing} bytes"] = figures.disk_size(folder)
-    return found
+    return found | {"additive bytes, a combination": found["additive bytes"] // found["combinations"]}
