@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from subsense.findings import Chart, Finding, Mark, Series
@@ -115,7 +116,7 @@ def _draw_series(axes: Axes, series: Series) -> None:
     axes.plot(series.x, series.y, line, label=series.name, linewidth=1.6, markersize=6, zorder=3, **look)
     for x, y, text in zip(series.x, series.y, series.labels, strict=False):
         axes.annotate(_plain(text), (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8.5,
-                      color=look["color"])  # fmt: skip
+                      color=look["color"], path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
 
 
 def _draw_bars(axes: Axes, series: Series, number: int, count: int) -> None:
