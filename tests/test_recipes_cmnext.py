@@ -26,7 +26,7 @@ def succeed(*arguments: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "network", "adapters", "share"),
-    [("mfnet", "116,560,396", "766,580", "0.66%"), ("mcubes", "58,729,560", "334,704", "0.57%")],
+    [("mfnet", "116,560,396", "766,580", "0.658%"), ("mcubes", "58,729,560", "334,704", "0.570%")],
 )
 def test_plan_prints_the_papers_figures_without_data(name, network, adapters, share):
     assert f"{adapters} parameters per bank row, {share} of the network's {network}" in succeed("plan", name)

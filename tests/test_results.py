@@ -13,7 +13,7 @@ def test_the_table_as_printed():
         "made by hand\n"
         "measure   mIoU in %, more is better\n"
         "network   Net, 1,000 parameters, 0123456789ab\n"
-        "adapters  ssf, independent sharing: 2 rows of 7 parameters (0.70% of it), 14 in all\n"
+        "adapters  ssf, independent sharing: 2 rows of 7 parameters (0.700% of it), 14 in all\n"
         "missing   filled with zeros\n"
         "rows      40 for each combination\n"
         "seed      3\n"
@@ -188,7 +188,7 @@ def test_a_comparison_has_a_column_for_each_method_and_ends_with_what_they_cost(
 def test_a_comparison_survives_saving_and_names_each_method_among_the_facts(tmp_path):
     comparison = make_comparison()
     assert Results.load(comparison.save(tmp_path / "results.json")) == comparison
-    assert comparison.facts["scale"] == "scale, independent sharing: 2 rows of 7 parameters (0.70% of it), 14 in all"
+    assert comparison.facts["scale"] == "scale, independent sharing: 2 rows of 7 parameters (0.700% of it), 14 in all"
     assert "adapters" not in comparison.facts
     assert comparison.recovery(comparison["rgb"], "scale") == pytest.approx(0.4)
 

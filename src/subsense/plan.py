@@ -14,7 +14,7 @@ from subsense.adapters.base import Shapes
 from subsense.errors import PlanError, UnmatchedPattern, UnsupportedLayer, closest
 from subsense.layers import Declaration, Layer, describe
 from subsense.machinery import check_wrappers
-from subsense.tables import format_table
+from subsense.tables import format_share, format_table
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Plan:
         table = format_table(["module", "class", "adapter", "channels", "parameters"], rows, align="lllrr")
         total = (
             f"{len(self.sites)} sites, {self.parameters_per_row:,} parameters per bank row, "
-            f"{self.share:.2%} of the network's {self.network_parameters:,}"
+            f"{format_share(self.share)} of the network's {self.network_parameters:,}"
         )
         return "\n".join([table, "", total, *self._reach()])
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from subsense.atomic import make_folder, write_atomically
 from subsense.errors import ResultsError, closest
-from subsense.tables import format_table
+from subsense.tables import format_share, format_table
 
 FORMAT = 2
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -210,7 +210,7 @@ class Results(_Frozen):
 
     def _adapter_in_words(self, adapter: AdapterFacts) -> str:
         total = self.network.num_parameters
-        share = f" ({adapter.num_per_row / total:.2%} of it)" if total else ""
+        share = f" ({format_share(adapter.num_per_row / total)} of it)" if total else ""
         return (
             f"{adapter.method}, {adapter.sharing} sharing: {adapter.num_rows} rows of "
             f"{adapter.num_per_row:,} parameters{share}, {adapter.num_total:,} in all"

@@ -75,3 +75,12 @@ def _wrap(text: str, width: int) -> list[str]:
         pieces.append(text[:cut].rstrip(" "))
         text = text[cut:]
     return [*pieces, text]
+
+
+def format_share(share: float) -> str:
+    """Write a share as a percentage, with one digit more where it is small.
+
+    >>> format_share(0.0536), format_share(0.00658)
+    ('5.36%', '0.658%')
+    """
+    return f"{share:.2%}" if share >= 0.01 or not share else f"{share:.3%}"

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from subsense.reporting.examples import Examples
 from subsense.results import COLUMNS, Results, Row, show_share
+from subsense.tables import format_share
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -147,7 +148,7 @@ def _tiles(results: Results) -> list[tuple[str, str, str]]:
 
 
 def _share_of(total: int, part: int) -> str:
-    return f"{part / total:.2%} of the network" if total else ""
+    return f"{format_share(part / total)} of the network" if total else ""
 
 
 def _plain(examples: Examples) -> dict[str, object]:

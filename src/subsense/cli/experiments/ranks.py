@@ -19,6 +19,7 @@ from subsense.cli.pipeline.job import Job
 from subsense.findings import Chart, Finding, Level, Series
 from subsense.recipe import Contender
 from subsense.results import COLUMNS, Column
+from subsense.tables import format_share
 
 
 def ranks(job: Job, asked: Sequence[int]) -> Finding:
@@ -40,7 +41,10 @@ def ranks(job: Job, asked: Sequence[int]) -> Finding:
         header=("method", "parameters (set)", "% of the network", axis(bench)),
         rows=(
             *((COLUMNS[name], *_cost(name, total), show(bench, value)) for name, value in baselines.items()),
-            *((name, f"{size:,}", f"{size / total:.2%}", show(bench, value)) for name, (size, value) in points.items()),
+            *(
+                (name, f"{size:,}", format_share(size / total), show(bench, value))
+                for name, (size, value) in points.items()
+            ),
         ),
         says=(_say(bench, points),),
         charts=(_chart(bench, points, baselines),),
