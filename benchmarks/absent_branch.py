@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ class Row:
 
 def late(num_modalities: int, encoder: Callable[[], nn.Module], axes: str) -> Case:
     names = {f"m{index}": axes for index in range(num_modalities)}
-    make = lambda: LateFusion(num_modalities, encoder, 128)  # noqa: E731
+    make = partial(LateFusion, num_modalities, encoder, 128)
     return Case(make, names, "m0", "list", target=1 / num_modalities + SLACK)
 
 
@@ -130,7 +131,7 @@ def layer_norms() -> list[ss.LayerClass]:
 
 def cmnext(*names: str) -> Case:
     spec = dict.fromkeys(names, "3 H W")
-    make = lambda: zoo.build("cmnext", modalities=list(names), num_classes=9)  # noqa: E731
+    make = partial(zoo.build, "cmnext", modalities=list(names), num_classes=9)
     return Case(make, spec, "rgb", sizes={"H": 128, "W": 128}, rows=(2,), layers=layer_norms)
 
 

@@ -54,7 +54,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return _tensors(path, _unpickled(path)), {}
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in list(file.keys())}, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise DamagedFile(
             f"{path}: expected the network's state_dict as safetensors, but it can't be read ({error}). A file written "

@@ -63,7 +63,7 @@ def declared(kind: str, axis: int, name: str, **options: Any) -> Callable[[nn.Mo
 
     def layers(network: nn.Module) -> list[LayerClass]:
         classes = {type(module) for module in network.modules() if type(module).__name__ == name}
-        return [LayerClass(one, kind=kind, axis=axis, **options) for one in classes]  # type: ignore[arg-type]
+        return [LayerClass(one, kind=kind, axis=axis, **options) for one in classes]
 
     return layers
 

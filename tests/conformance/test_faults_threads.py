@@ -101,7 +101,7 @@ def test_the_networks_state_dict_is_saved_and_loaded_while_adapted(tmp_path: Pat
 def test_loaders_in_spawned_processes_train_the_same_sets() -> None:
     def trained(**workers: object) -> dict[str, nn.Parameter]:
         robust = ss.adapt(make("towers")[0], TOWERS)
-        loader = DataLoader(Rows(), 4, shuffle=True, generator=torch.Generator(), **workers)  # type: ignore[arg-type]  # options by name
+        loader = DataLoader(Rows(), 4, shuffle=True, generator=torch.Generator(), **workers)
         ss.train(robust, loader, loss=nn.CrossEntropyLoss(), epochs=2, progress=False)
         return robust.adapter_parameters()
 

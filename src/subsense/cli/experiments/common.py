@@ -9,7 +9,7 @@ import subsense as ss
 from subsense.cli.pipeline.columns import Bench, Column, adapted_column
 from subsense.cli.pipeline.keeping import Cell
 from subsense.evaluation import adapter_facts, versions
-from subsense.recipe import Contender, Recipe
+from subsense.recipe import Contender, Fit, Recipe
 from subsense.results import ABSENT
 
 Cells = dict[ss.Combination, Cell]
@@ -45,8 +45,8 @@ def facts(bench: Bench, **more: str) -> dict[str, str]:
     }
 
 
-def _training(part: object) -> str:
-    return f"{part.epochs} epochs, lr {part.lr:g}, batches of {part.batch_size}"  # type: ignore[attr-defined]  # a Fit
+def _training(part: Fit) -> str:
+    return f"{part.epochs} epochs, lr {part.lr:g}, batches of {part.batch_size}"
 
 
 def mean(cells: Cells, combinations: Iterable[ss.Combination]) -> float | None:

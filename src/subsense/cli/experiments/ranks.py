@@ -26,7 +26,8 @@ def ranks(job: Job, asked: Sequence[int]) -> Finding:
     """Train SSF and LoRA of each rank as the recipe says, and set their mean against what a set costs."""
     bench = Bench(job)
     combinations = incomplete(bench)
-    contenders = [Contender(method="ssf"), *(Contender(method={"lora": {"rank": rank}}) for rank in asked)]  # type: ignore[arg-type]  # as a file writes it
+    methods = ["ssf", *({"lora": {"rank": rank}} for rank in asked)]
+    contenders = [Contender.model_validate({"method": method}) for method in methods]
     points: dict[str, tuple[int, float]] = {}
     for contender in contenders:
         column = adapted_column(bench, contender.heading, variant(job.recipe, contender))

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from subsense.cli.experiments.common import facts, own_column
 from subsense.cli.pipeline.columns import Bench, load_or_train, shelf_of
 from subsense.cli.pipeline.job import Job
-from subsense.findings import Chart, Finding, Series
+from subsense.findings import Chart, Finding, Look, Series
 from subsense.similarity import Similarity, feature_similarity
 
 MOST_PANELS = 4
+WAYS: tuple[Look, ...] = ("pretrained", "adapted")
 
 
 def similarity(job: Job) -> Finding:
@@ -60,9 +61,9 @@ def _charts(found: Similarity, combinations: list[str]) -> tuple[Chart, ...]:
 
 def _chart(title: str, members: list[str], values: Mapping[tuple[str, str], tuple[float, ...]]) -> Chart:
     series = []
-    for way, look in (("pretrained", "pretrained"), ("adapted", "adapted")):
+    for way in WAYS:
         lines = zip(*(values[one, way] for one in members), strict=True)
         means = tuple(sum(line) / len(line) for line in lines)
         places = tuple(range(1, len(means) + 1))
-        series.append(Series(name=way, look=look, x=places, y=means))  # type: ignore[arg-type]  # two of its looks
+        series.append(Series(name=way, look=way, x=places, y=means))
     return Chart(title=title, x_label="site", y_label="cosine similarity", series=tuple(series))

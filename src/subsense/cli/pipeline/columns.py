@@ -22,8 +22,12 @@ from subsense.evaluation import adapter_facts, versions
 from subsense.integrity import fingerprint
 from subsense.recipe import Contender, Fit, Recipe
 from subsense.results import AdapterFacts
+from subsense.results import Column as Measured
 
 Measure = Callable[[ss.Combination], Cell]
+
+OWN: tuple[Measured, ...] = ("pretrained", "adapted")
+"""Columns that need no other network."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Bench:
             self.job.test_batches(),
             metric=self.metric,
             combinations=[combination],
-            columns=[column] if column in ("pretrained", "adapted") else [],  # type: ignore[list-item]  # the two, as asked
+            columns=[own for own in OWN if own == column],
             progress=False,
             **baseline,
         )
