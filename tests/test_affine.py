@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import subsense as ss
 from networks import NETWORKS, draw, make, with_sets
 from subsense import RobustModel
-from subsense.adapters.affine import Recall, affine
+from subsense.adapters.affine import Recall, affine, sums
 
 SHAPES = {
     "tokens": ((4, 7, 6), (6,)),
@@ -60,6 +60,33 @@ def test_gradients_agree_with_plain_operations(
     found, expected = (gradients(run, tensors, mean, spread, shift) for run in (fast, plain))
     for one, other in zip(found, expected, strict=True):
         assert (one - other).abs().max() <= 1e-6 * other.abs().max()
+
+
+LAYOUTS = {
+    "tokens": ((4, 300, 24), (24,), None),
+    "tokens, per row": ((2, 600, 512), (2, 1, 512), None),
+    "tokens, few": ((2, 3, 4), (4,), None),
+    "maps": ((2, 24, 32, 32), (24, 1, 1), None),
+    "maps, per row": ((2, 24, 32, 32), (2, 24, 1, 1), None),
+    "maps, channels last": ((2, 24, 32, 32), (24, 1, 1), torch.channels_last),
+    "maps, channels last, per row": ((2, 24, 32, 32), (2, 24, 1, 1), torch.channels_last),
+    "large maps, channels last, per row": ((2, 64, 64, 80), (2, 64, 1, 1), torch.channels_last),
+    "norm over three axes": ((64, 8, 8, 8), (8, 8, 8), None),
+    "one channel": ((2, 1, 100, 100), (1, 1, 1), None),
+}
+
+
+@pytest.mark.parametrize(("shape", "features", "layout"), LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("same", [True, False])
+def test_both_sums_in_one_pass(shape: Any, features: Any, layout: Any, same: bool) -> None:
+    grad, y = torch.randn(2, *shape, dtype=torch.float64)
+    if layout is not None:
+        y = y.contiguous(memory_format=layout)
+        grad = grad.contiguous(memory_format=layout) if same else grad
+    with torch.no_grad():
+        total, plain = sums(grad, y, features)
+    torch.testing.assert_close(total, (grad * y).sum_to_size(features), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(plain, grad.sum_to_size(features), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("recall", [Recall(output=True), Recall(layer=_norm)], ids=["output", "layer"])
@@ -219,7 +246,7 @@ def test_a_norm_with_the_adapters_pair_gives_what_plain_operations_give(
     robust = with_sets(ss.adapt(network.double(), spec, method=method, include=["norm"])).train()
     batch = {"left": draw(MAPS)["left"].double()}
     found, output = model_gradients(robust, batch), robust(batch).detach()
-    robust.injection.normalise = lambda *args: None  # the hook adapts the layer's own output then
+    robust.injection.fold_in = lambda *args: None  # the hook adapts the layer's own output then
     assert close([output], [robust(batch).detach()])
     assert close(found, model_gradients(robust, batch))
 
@@ -237,12 +264,13 @@ def test_a_layer_that_makes_much_of_little_is_run_again(kept: list[Tensor]) -> N
 
     torch.manual_seed(0)
     robust = with_sets(ss.adapt(Wide().double(), dict.fromkeys(MAPS, "9 4:float64"), exclude=["head"])).train()
-    batch = {"left": torch.randn(8, 9, 4, dtype=torch.float64)}
-    expected = model_gradients(robust, batch)
+    batch = {name: torch.randn(8, 9, 4, dtype=torch.float64) for name in MAPS}
+    present = torch.tensor([[True, False], [False, True]] * 4)
+    expected = model_gradients(robust, batch, present)
     kept.clear()
-    assert close(model_gradients(robust, batch), expected)
+    assert close(model_gradients(robust, batch, present), expected)
     assert robust.injection.recalls.state("wide") == "lonely"
-    assert max(tensor.numel() for tensor in kept) == 8 * 9 * 4
+    assert max(tensor.numel() for tensor in kept) < 8 * 9 * 64
 
 
 def test_large_images_of_few_combinations_run_by_groups(monkeypatch: pytest.MonkeyPatch) -> None:

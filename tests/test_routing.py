@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from networks import SHARINGS
 from subsense import InputError, Modalities, ModalityError, PlanError, UntrainedCombination
+from subsense.picking import Choice
 from subsense.routing import Placement, Route, Router
 
 MODALITIES = Modalities({"a": "1", "b": "1", "c": "1"})
@@ -31,7 +32,10 @@ def test_independent_rows_are_combinations() -> None:
     made = router("independent", combinations=["b", "a+c"])
     assert made.row_names == ("b", "a+c")
     route = made.mixed(codes("a+c", "a+b+c", "b"), CPU, {})
-    assert route.index.tolist() == [1, -1, 0]
+    assert route.choice.index is not None
+    assert route.choice.index.tolist() == [1, 0, 0]
+    assert route.choice.used is not None
+    assert route.choice.used.tolist() == [True, False, True]
     assert route.weights.tolist() == [[0, 1], [0, 0], [1, 0]]
 
 
@@ -39,7 +43,7 @@ def test_additive_rows_are_what_is_missing() -> None:
     made = router("additive")
     assert made.row_names == ("a", "b", "c")
     route = made.mixed(codes("a+c", "a+b+c", "b"), CPU, {})
-    assert route.index is None
+    assert route.choice.index is None
     assert route.weights.tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 1]]
 
 
@@ -193,7 +197,7 @@ def test_refuses_an_output_without_a_place_for_the_rows() -> None:
 
 
 def test_refuses_a_site_called_more_often_than_when_it_was_located() -> None:
-    route = Route(torch.ones(2, 1), None, False, {"site": [Placement(0)]})
+    route = Route(Choice(torch.ones(2, 1)), False, {"site": [Placement(0)]})
     route.visit("site")
     with pytest.raises(
         InputError, match="site site was called 2 times in one forward, but 1 times when the rows were located"

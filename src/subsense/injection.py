@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks
 from torch.utils.hooks import RemovableHandle
 
-from subsense.adapters.affine import Recall
-from subsense.adapters.base import Adapter, Mix, Route
+from subsense.adapters.affine import Recall, is_plain_autograd
+from subsense.adapters.base import Adapter, Route
+from subsense.adapters.channels import ByChannel
 from subsense.attention import AdaptedAttention
 from subsense.attributes import attribute_name
 from subsense.errors import LayerNeverCalled, PlanError, UnsupportedLayer
-from subsense.normalising import Normalise, with_pair
+from subsense.normalising import Normalising, normalising_of
 from subsense.plan import Plan, Site
 from subsense.projecting import AdaptedForward
 from subsense.recalls import Recalls
+from subsense.scaling import Scaling, scaling_of
 
 Observed = dict[str, list[Tensor]]
 """Site -> its outputs, one for each time it was called."""
@@ -49,25 +51,38 @@ class Banks(nn.Module):
                 adapter.start(parameter, row, generator)
             self.register_parameter(attribute_name(name), nn.Parameter(bank.to(device)))
         self.names = tuple(bank_names(plan))
+        by_channel = {adapter.name: isinstance(adapter, ByChannel) for adapter in plan.adapters}
         self._attributes = {
             (site.key, adapter.name): {name: attribute_name(f"{site.key}:{adapter.name}:{name}") for name in shapes}
             for site in plan.sites
             for adapter, shapes in site.adapters.items()
         }
+        self._by_channel = [
+            attribute for (_, name), own in self._attributes.items() if by_channel[name] for attribute in own.values()
+        ]
 
     @property
     def dtype(self) -> torch.dtype:
         """Give the dtype of all banks."""
-        return next(self.parameters()).dtype
+        return self._first.dtype
 
     @property
     def device(self) -> torch.device:
         """Give the device of all banks."""
-        return next(self.parameters()).device
+        return self._first.device
+
+    @property
+    def _first(self) -> Tensor:
+        first: Tensor = getattr(self, attribute_name(self.names[0]))
+        return first
 
     def named(self) -> dict[str, nn.Parameter]:
         """Give the banks by name: ``site:adapter:parameter``."""
         return {name: self.get_parameter(attribute_name(name)) for name in self.names}
+
+    def by_channel(self) -> list[nn.Parameter]:
+        """Give the banks of the adapters that scale and shift channels."""
+        return [getattr(self, attribute) for attribute in self._by_channel]
 
     def of(self, site: Site, adapter: Adapter) -> dict[str, Tensor]:
         """Give the banks of one adapter at one site."""
@@ -87,13 +102,14 @@ class Injection:
         self.network, self.plan, self.banks, self.recalls = network, plan, banks, Recalls()
         # Made once: a compiled graph knows them, and stays valid when they come off and go on again.
         self._attentions = self._make_attentions()
-        self._forwards: dict[nn.Module, Any] = {**self._attentions, **self._make_norms()}
+        self._forwards: dict[nn.Module, Any] = {**self._attentions, **self._make_layers()}
         self._hooks = self._make_hooks()
         self._handles: list[RemovableHandle] = []
         self._route: Route | None = None
         self._observed: Observed | None = None
         self._busy = False
         self._folded: Tensor | None = None
+        self._folds = False
         self.attach()
 
     def attach(self) -> None:
@@ -104,7 +120,7 @@ class Injection:
             module.register_forward_hook(hook, with_kwargs=True, prepend=True) for module, hook in self._hooks
         ]
         for module, forward in self._forwards.items():
-            module.forward = forward
+            vars(module).setdefault("forward", forward)  # somebody else's, put on meanwhile, calls this one
 
     def detach(self) -> None:
         """Take every hook off."""
@@ -112,8 +128,9 @@ class Injection:
             self.attached = False
             for handle in self._handles:
                 handle.remove()
-            for module in self._forwards:
-                del module.forward
+            for module, forward in self._forwards.items():
+                if vars(module).get("forward") is forward:
+                    del module.forward
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -131,11 +148,14 @@ class Injection:
         """Let adapters act along a route; raise `PlanError` where they have been detached."""
         if not self.attached:
             raise PlanError(f"{type(self.network).__name__} was detached, so no adapter can act; adapt it again")
-        self._route = route
+        is_plain = is_plain_autograd()
+        if is_plain and torch.is_grad_enabled():
+            route.pick(self.banks.by_channel())
+        self._route, self._folds = route, is_plain and route.uniform and self._observed is None
         try:
             yield
         finally:
-            self._route = self._folded = None
+            self._route, self._folded, self._folds = None, None, False
             self.recalls.forget()
 
     @contextmanager
@@ -164,7 +184,7 @@ class Injection:
             return y
         if self._route is None:
             _check_not_recomputing(site)
-        elif y is not self._folded:
+        else:
             y = self._act(self._route, site, module, x, y, alone)
         if self._observed is not None:
             self._observed.setdefault(site.key, []).append(y.detach())
@@ -179,7 +199,9 @@ class Injection:
             self._busy = False
 
     def _chain(self, route: Route, site: Site, module: nn.Module, x: Tensor, y: Tensor, alone: bool) -> Tensor:
-        recall = None if torch.compiler.is_compiling() else self.recalls.of(site.layer, module, x, y, alone)
+        recall = None
+        if not torch.compiler.is_compiling():
+            recall = self.recalls.of(site.layer, module, x, y, alone, route.uniform)
         mix = route.visit(site.key, recall)
         for number, adapter in enumerate(site.adapters):
             if number == 1 and recall is not None:
@@ -189,28 +211,34 @@ class Injection:
             self.recalls.watch(site.key, y, recall)
         return y
 
-    def normalise(self, site: Site, layer: FoldedNorm, x: Tensor) -> Tensor | None:
-        """Give a normalisation site's adapted output in one go; None where that can't be."""
-        if torch.compiler.is_compiling() or self._observed is not None or self._route is None or self._busy:
+    def fold_in(self, site: Site, layer: FoldedLayer, x: Tensor) -> Tensor | None:
+        """Give a site's adapted output in one go; None where that can't be, or costs more."""
+        route = self._route
+        if not self._folds or self._busy or route is None or torch._C._are_functorch_transforms_active():
             return None
-        if not self._route.uniform or not isinstance(x, Tensor) or x.dtype != self.banks.dtype:
-            return None  # other precisions: the pair would be rounded where the output is not
-        self._folded = layer.run(x, *self._pair(site, layer.module, self._route.visit(site.key)))
+        if not isinstance(x, Tensor) or not layer.pays(x, self.banks.dtype):
+            return None
+        mix = route.visit(site.key)
+        rows = [
+            (adapter, {name: mix.vector(bank) for name, bank in self.banks.of(site, adapter).items()})
+            for adapter in site.adapters
+        ]
+        self._folded = layer(x, rows, self.recalls.state(site.key))
+        if layer.keeps_output:
+            self.recalls.watch(site.key, self._folded, Recall(output=True))
         return self._folded
 
-    def _pair(self, site: Site, module: nn.Module, mix: Mix) -> tuple[Tensor, Tensor | None]:
-        layer = site.layer
-        own = layer.weight.read(module)
-        weight = torch.ones(layer.features, dtype=self.banks.dtype, device=self.banks.device) if own is None else own
-        bias = layer.bias.read(module) if layer.bias else None
-        for adapter in site.adapters:
-            row = {name: mix.vector(bank) for name, bank in self.banks.of(site, adapter).items()}
-            weight, bias = adapter.fold(layer, row, weight, bias)
-        return weight, bias
+    def is_folded(self, y: Any) -> bool:
+        """Say whether an output is what `fold_in` has just given."""
+        return y is self._folded and y is not None
 
-    def _make_norms(self) -> dict[nn.Module, FoldedNorm]:
-        runs = [(site, module, with_pair(module)) for site, module in self._places() if site.layer.kind == "norm"]
-        return {module: FoldedNorm(self, site, module, run) for site, module, run in runs if run is not None}
+    def _make_layers(self) -> dict[nn.Module, FoldedForward]:
+        found = {}
+        for site, module in self._places():
+            layer = _folded_layer(site, module)
+            if layer is not None:
+                found[module] = FoldedForward(self, site, layer)
+        return found
 
     def _make_attentions(self) -> dict[nn.Module, AdaptedAttention | AdaptedForward]:
         parts: dict[nn.Module, dict[str, Site]] = {}
@@ -245,7 +273,7 @@ class SiteHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Give the adapted output."""
-        if self.site is None:
+        if self.site is None or self.injection.is_folded(output):
             return output
         x = args[0] if args else next(iter(kwargs.values()))
         return self.injection.adapt(self.site, module, x, output, alone=self._is_first(module))
@@ -254,22 +282,33 @@ class SiteHook:
         return next(iter(module._forward_hooks.values())) is self and not _global_forward_hooks
 
 
-class FoldedNorm:
-    """Be the forward of a normalisation layer which takes its adapters into its own affine pair where it can.
+FoldedLayer = Normalising | Scaling
+
+
+class FoldedForward:
+    """Be the forward of a layer which takes its adapters into its own parameters where it can.
 
     Where rows differ, or a graph is made, it is the layer's own, and the hook adapts the output.
     """
 
-    def __init__(self, injection: Injection, site: Site, module: nn.Module, run: Normalise) -> None:
-        self.injection, self.site, self.module, self.run = injection, site, module, run
+    def __init__(self, injection: Injection, site: Site, layer: FoldedLayer) -> None:
+        self.injection, self.site, self.layer = injection, site, layer
 
     def __call__(self, input: Tensor) -> Tensor:
-        """Normalise."""
-        folded = self.injection.normalise(self.site, self, input)
+        """Run the layer."""
+        folded = self.injection.fold_in(self.site, self.layer, input)
         if folded is not None:
             return folded
-        output: Tensor = type(self.module).forward(self.module, input)
+        output: Tensor = type(self.layer.module).forward(self.layer.module, input)
         return output
+
+
+def _folded_layer(site: Site, module: nn.Module) -> FoldedLayer | None:
+    if site.layer.kind == "norm":
+        return normalising_of(site.layer, module)
+    if site.layer.part or not all(isinstance(adapter, ByChannel) for adapter in site.adapters):
+        return None
+    return scaling_of(site.layer, module)
 
 
 class AttentionParts:

@@ -7,25 +7,60 @@ An adapter's pair and the layer's own are one pair, so that a layer run with it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from subsense.adapters.base import Rows
+from subsense.layers import Layer
+from subsense.recalls import State
 
 Normalise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(input, weight, bias) -> output."""
 
 
-def with_pair(module: nn.Module) -> Normalise | None:
-    """Give a function which runs a normalisation layer with any affine pair; None for a layer that isn't known.
+@dataclass(frozen=True)
+class Normalising:
+    """Run a normalisation layer with its adapters in its pair.
 
-    >>> import torch
-    >>> with_pair(nn.LayerNorm(2))(torch.tensor([[-1.0, 1.0]]), torch.tensor([2.0, 2.0]), torch.ones(2)).round()
+    Args:
+        layer, module: the layer; nothing of it is changed.
+        run: computes it with any pair.
+    """
+
+    layer: Layer
+    module: nn.Module
+    run: Normalise
+    keeps_output: ClassVar[bool] = False
+
+    def pays(self, x: Tensor, dtype: torch.dtype) -> bool:
+        """Say whether it is right for an input: in another precision the pair would be rounded."""
+        return x.dtype == dtype
+
+    def __call__(self, x: Tensor, rows: Rows, state: State) -> Tensor:
+        """Normalise."""
+        own, layer = self.layer.weight.read(self.module), self.layer
+        weight = next(iter(rows[0][1].values())).new_ones(layer.features) if own is None else own
+        bias = layer.bias.read(self.module) if layer.bias else None
+        for adapter, row in rows:
+            weight, bias = adapter.fold(layer, row, weight, bias)
+        return self.run(x, weight, bias)
+
+
+def normalising_of(layer: Layer, module: nn.Module) -> Normalising | None:
+    """Give what runs a normalisation layer with any affine pair; None for one that isn't known.
+
+    >>> from subsense.layers import describe
+    >>> module, layer = next(describe(nn.LayerNorm(2)))
+    >>> normalising_of(layer, module).run(torch.tensor([[-1.0, 1.0]]), torch.tensor([2.0, 2.0]), torch.ones(2)).round()
     tensor([[-1.,  3.]])
     """
     make = _KNOWN.get(type(module).forward)
-    return None if make is None else make(module)
+    return None if make is None else Normalising(layer, module, make(module))
 
 
 def _layer_norm(module: Any) -> Normalise:

@@ -41,20 +41,21 @@ class Recalls:
         """Give what is known of a site's output."""
         return self._states.get(site, "unknown")
 
-    def of(self, layer: Layer, module: nn.Module, x: Tensor, y: Tensor, alone: bool) -> Recall:
+    def of(self, layer: Layer, module: nn.Module, x: Tensor, y: Tensor, alone: bool, uniform: bool) -> Recall:
         """Say how a call of a site may get the layer's output back.
 
         Args:
             layer, module: the layer.
             x, y: its input and its output.
             alone: no other hook has seen its output.
+            uniform: all rows are alike, when most layers take their adapters in and memory is no concern.
         """
         state = self.state(layer.key)
         output = state in ("steady", "lonely")
         if not type(module).forward.__module__.startswith("torch."):
             return Recall(output)
         keeps_input = layer.kind == "norm" and x.requires_grad
-        widens = state == "lonely" and not layer.part and WIDENING * x.numel() <= y.numel()
+        widens = state == "lonely" and not uniform and not layer.part and WIDENING * x.numel() <= y.numel()
         again = partial(type(module).forward, module) if keeps_input or widens else None
         return Recall(output and not widens, again, spare=alone)
 

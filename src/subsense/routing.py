@@ -15,6 +15,7 @@ from torch import Tensor
 from subsense.adapters.affine import Recall
 from subsense.errors import InputError, ModalityError, PlanError, UntrainedCombination, closest
 from subsense.modalities import Combination, CombinationLike, Modalities
+from subsense.picking import Choice
 
 SHARINGS = ("independent", "additive")
 POLICIES = ("error", "nearest", "pretrained")
@@ -74,24 +75,31 @@ class Route:
     """Hold what each row of one batch uses of every bank.
 
     Attributes:
-        weights: (batch, bank row), or (1, bank row) where all rows are alike.
-        index: bank row of each batch row, -1 for none; only with independent sharing.
+        choice: how much of each bank row each batch row uses.
         uniform: whether all rows are alike.
         placements: site -> where its outputs have the batch, one for each time it is called.
         calls: site -> how often it has been called in this forward.
-        row: the bank row that all rows use, where that is so; only with independent sharing.
+        picked: id of a bank -> what is used of it, as far as that is known already.
     """
 
-    weights: Tensor
-    index: Tensor | None
+    choice: Choice
     uniform: bool
     placements: Mapping[str, Sequence[Placement]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
-    row: int | None = None
+    picked: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> Tensor:
+        """Give how much of each bank row each batch row uses: (batch, bank row), (1, bank row) where they are alike."""
+        return self.choice.weights
+
+    def pick(self, banks: Sequence[Tensor]) -> None:
+        """Pick what is used of these banks, of all at once."""
+        self.picked = dict(zip(map(id, banks), self.choice.of_all(banks), strict=True))
 
     def again(self) -> Route:
         """Give the same route for another forward."""
-        return replace(self, calls={})
+        return replace(self, calls={}, picked={})
 
     def visit(self, site: str, recall: Recall | None = None) -> RouteMix:
         """Begin one call of a site."""
@@ -143,17 +151,12 @@ class RouteMix:
     @property
     def _chosen(self) -> Tensor | None:
         """Give the one bank row (1,) that all batch rows use, where that is so."""
-        return self.route.index if self.route.row is not None else None
+        choice = self.route.choice
+        return choice.index if choice.row is not None else None
 
     def _pick(self, bank: Tensor) -> Tensor:
-        index = self.route.index
-        if index is None:
-            weights = self.route.weights
-            return (weights.view(*weights.shape, *[1] * (bank.dim() - 1)) * bank).sum(1)
-        if self.route.row is not None:
-            return bank[self.route.row : self.route.row + 1]
-        picked = bank.index_select(0, index.clamp(min=0))
-        return torch.where((index >= 0).view(-1, *[1] * (bank.dim() - 1)), picked, torch.zeros_like(picked))
+        picked = self.route.picked.get(id(bank))
+        return self.route.choice.of(bank) if picked is None else picked
 
     def _place(self, values: Tensor, like: Tensor, axis: int, num_features: int) -> Tensor:
         if self.placement is None:
@@ -236,7 +239,7 @@ class Router:
         else:
             weights = ((served[:, None] & bits) == 0).float()
         weights = torch.where(served[:, None] < 0, float("nan"), weights)
-        return Route(weights, None, False, placements=placements)
+        return Route(Choice(weights), False, placements)
 
     def table(self, training: bool) -> list[int]:
         """Give, for each combination as a bit mask, the one whose set serves it; -1 for none at all or a refusal."""
@@ -256,13 +259,15 @@ class Router:
         uniform: bool,
         placements: Mapping[str, Sequence[Placement]] | None = None,
     ) -> Route:
+        placements = placements or {}
         if self.sharing == "additive":
             missing = [[float(not code >> bit & 1) for bit in range(len(self.modalities))] for code in codes]
-            return Route(torch.tensor(missing, device=device), None, uniform, placements=placements or {})
+            return Route(Choice(torch.tensor(missing, device=device)), uniform, placements)
         rows = [self.index.get(code, -1) for code in codes]
         one_hot = [[float(row == column) for column in range(len(self.combinations))] for row in rows]
         weights, index = torch.tensor(one_hot, device=device), torch.tensor(rows, device=device)
-        return Route(weights, index, uniform, placements or {}, row=rows[0] if uniform else None)
+        used = None if min(rows) >= 0 else index >= 0
+        return Route(Choice(weights, index.clamp(min=0), used, rows[0] if uniform else None), uniform, placements)
 
     def _rows(self, code: int, must: bool = False) -> tuple[int, ...]:
         if self.sharing == "additive":

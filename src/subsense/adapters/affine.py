@@ -7,17 +7,23 @@ Which of them is safe is the caller's to know (`subsense.injection.Recalls`); wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.function import FunctionCtx
 
 SMALLEST = 0.1
 """Below this gamma, dividing by it would lose too many digits, so that ``y`` is kept."""
+LARGE = 2**14
+LARGE_ROW = 2**18
+"""Numbers of a gradient, and of a row's, from which one pass for two sums is faster."""
+
+
+_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def affine(x: Tensor, y: Tensor, gamma: Tensor | None, beta: Tensor | None, reca
     >>> affine(torch.ones(2), torch.ones(2), torch.tensor([2.0, 3.0]), None)
     tensor([2., 3.])
     """
-    if torch.compiler.is_compiling() or not _is_ordinary(y, gamma, beta):
+    if not _is_ordinary(y, gamma, beta):
         return _compute(y, gamma, beta).to(y.dtype)
     if not torch.is_grad_enabled() or not any(one is not None and one.requires_grad for one in (y, gamma, beta)):
         return _compute(y, gamma, beta, _target(y, recall))
@@ -60,14 +66,61 @@ def affine(x: Tensor, y: Tensor, gamma: Tensor | None, beta: Tensor | None, reca
     return _compute(y, gamma, beta)
 
 
+def is_plain_autograd() -> bool:
+    """Say whether autograd runs as ever: no graph is made, no function is transformed."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
+
+
+def sums(grad: Tensor, y: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Add up grad * y, and grad, over the axes along which numbers of a shape are repeated.
+
+    Args:
+        grad, y: of one shape.
+        shape: what broadcasts to it; each axis whole, or 1.
+
+    >>> sums(torch.ones(4, 2), torch.full((4, 2), 3.0), (2,))
+    (tensor([12., 12.]), tensor([4., 4.]))
+    """
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or not _has_kernel(grad):
+        return (grad * y).sum_to_size(shape), grad.sum_to_size(shape)
+    full = [1] * (grad.dim() - len(shape)) + list(shape)
+    stays = [axis for axis, size in enumerate(full) if size > 1]
+    first, last = (stays[0], stays[-1] + 1) if stays else (0, 0)
+    if last - first == len(stays) and grad.numel() >= LARGE and (last - first < 2 or y.is_contiguous()):
+        total, plain = _both_sums(grad, y, first, last)
+    elif stays[:1] == [0] and grad.numel() >= LARGE_ROW * len(grad):
+        rows = [sums(one, other, full[1:]) for one, other in zip(grad, y, strict=True)]
+        total, plain = (torch.stack(parts) for parts in zip(*rows, strict=True))
+    else:
+        return (grad * y).sum_to_size(shape), grad.sum_to_size(shape)
+    return total.view(shape), plain.view(shape)
+
+
+def _has_kernel(grad: Tensor) -> bool:
+    return grad.device.type == "cpu" and grad.dtype in (torch.float32, torch.float64)
+
+
+def _both_sums(grad: Tensor, y: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
+    """Make one pass for both: with mean 0 and deviation 1, they are the gradients of a batch norm's own pair."""
+    size = grad.shape
+    merged = prod(size[:first]), prod(size[first:last]), prod(size[last:])
+    grad, y = grad.reshape(merged), y.reshape(merged)
+    if y.transpose(1, 2).is_contiguous():
+        grad, y = (one.transpose(1, 2).reshape(-1, merged[1]) for one in (grad, y))
+    mean, deviation = grad.new_zeros(merged[1]), grad.new_ones(merged[1])
+    _, total, plain = _batch_norm_backward(
+        grad.contiguous(), y.contiguous(), None, None, None, mean, deviation, True, 0.0, [False, True, True]
+    )
+    return total, plain
+
+
 def _is_ordinary(y: Tensor, gamma: Tensor | None, beta: Tensor | None) -> bool:
     """Say whether eager autograd runs, in the precision of the parameters; everything else gets plain operations."""
-    return (
-        not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-        and (gamma is None or gamma.dtype == y.dtype)
-        and (beta is None or beta.dtype == y.dtype)
-    )
+    return is_plain_autograd() and all(one is None or one.dtype == y.dtype for one in (gamma, beta))
 
 
 def _compute(y: Tensor, gamma: Tensor | None, beta: Tensor | None, target: Tensor | None = None) -> Tensor:
@@ -94,20 +147,19 @@ class _FromOutput(torch.autograd.Function):
     """Keep the output: d gamma = (sum dy out - beta sum dy) / gamma."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, y: Tensor, gamma: Tensor, beta: Tensor | None, recall: Recall) -> Tensor:
+    def forward(ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor | None, recall: Recall) -> Tensor:
         out = _compute(y, gamma, beta, _target(y, recall))
-        ctx.save_for_backward(out, gamma, *_some(beta))
+        ctx.save_for_backward(out, gamma, beta)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        out, gamma, *rest = ctx.saved_tensors
+        out, gamma, beta = ctx.saved_tensors
         d_y = grad * gamma if ctx.needs_input_grad[0] else None
-        total = (grad * out).sum_to_size(gamma.shape)
-        if not rest:
+        total, plain = sums(grad, out, gamma.shape)
+        if beta is None:
             return d_y, total / gamma, None, None
-        d_beta = grad.sum_to_size(rest[0].shape)
-        return d_y, (total - rest[0] * d_beta) / gamma, d_beta, None
+        return d_y, (total - beta * plain) / gamma, plain, None
 
 
 class _FromLayer(torch.autograd.Function):
@@ -115,20 +167,15 @@ class _FromLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, gamma: Tensor, beta: Tensor | None, recall: Recall) -> Tensor:
-        ctx.save_for_backward(x, gamma, *_some(beta))
+        ctx.save_for_backward(x, gamma, beta)
         ctx.layer = recall.layer
         return _compute(y, gamma, beta, _target(y, recall))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, gamma, *rest = ctx.saved_tensors
-        d_gamma = (grad * ctx.layer(x)).sum_to_size(gamma.shape)
-        d_beta = grad.sum_to_size(rest[0].shape) if rest else None
-        return grad * gamma, None, d_gamma, d_beta, None
-
-
-def _some(beta: Tensor | None) -> tuple[Tensor, ...]:
-    return () if beta is None else (beta,)
+        x, gamma, beta = ctx.saved_tensors
+        d_gamma, plain = sums(grad, ctx.layer(x), gamma.shape)
+        return grad * gamma, None, d_gamma, None if beta is None else plain, None
 
 
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:

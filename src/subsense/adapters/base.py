@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field
 from typing import Any, ClassVar, Protocol
 
@@ -52,6 +52,10 @@ class Route(Protocol):
         """Say whether all rows of the batch are alike."""
         ...
 
+    def pick(self, banks: Sequence[Tensor]) -> None:
+        """Mix these banks at once, before any site is visited."""
+        ...
+
     def visit(self, site: str, recall: Recall | None = None) -> Mix:
         """Begin one call of a site, and say how its banks are mixed."""
         ...
@@ -94,6 +98,10 @@ class Adapter(Protocol):
     ) -> tuple[Tensor, Tensor | None]:
         """Give the weight and bias of a plain layer that does the same as layer and adapter set."""
         ...
+
+
+Rows = Sequence[tuple[Adapter, Mapping[str, Tensor]]]
+"""The adapters of a site in turn, each with the parameters that all rows of a batch have."""
 
 
 def weighted_sum(rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:

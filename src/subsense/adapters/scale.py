@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from subsense.adapters.affine import affine
-from subsense.adapters.base import Mix, Shapes, scale_outputs, weighted_sum
+from subsense.adapters.base import Shapes
+from subsense.adapters.channels import ByChannel, Pair
 from subsense.layers import Layer
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(ByChannel):
     """Scale: ``h' = (1 + scale) * h``, a number for each output channel.
 
     >>> Scale().name
@@ -32,22 +31,6 @@ class Scale:
         """Name a scale."""
         return {"scale": layer.features}
 
-    def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
-        """Start at zero: the identity."""
-
-    def apply(
-        self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
-    ) -> Tensor:
-        """Scale the output."""
-        return affine(x, y, 1 + mix.blend(bank["scale"], y, layer.axis), None, mix.recall)
-
-    def merge(self, rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
-        """Add up the bank rows."""
-        return weighted_sum(rows, weights)
-
-    def fold(
-        self, layer: Layer, row: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Scale weight and bias."""
-        scale = 1 + row["scale"]
-        return scale_outputs(layer, weight, scale), None if bias is None else bias * scale
+    def pair(self, row: Mapping[str, Tensor]) -> Pair:
+        """Scale."""
+        return 1 + row["scale"], None

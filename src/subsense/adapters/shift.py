@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from subsense.adapters.affine import affine
-from subsense.adapters.base import Mix, Shapes, weighted_sum
+from subsense.adapters.base import Shapes
+from subsense.adapters.channels import ByChannel, Pair
 from subsense.errors import UnsupportedLayer
 from subsense.layers import Layer
 
 
 @dataclass(frozen=True)
-class Shift:
+class Shift(ByChannel):
     """Shift: ``h' = h + shift``, a number for each output channel, whether the layer has a bias or not.
 
     >>> Shift().name
@@ -38,21 +37,6 @@ class Shift:
             )
         return {"shift": layer.features}
 
-    def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
-        """Start at zero: the identity."""
-
-    def apply(
-        self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
-    ) -> Tensor:
-        """Shift the output."""
-        return affine(x, y, None, mix.blend(bank["shift"], y, layer.axis), mix.recall)
-
-    def merge(self, rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
-        """Add up the bank rows."""
-        return weighted_sum(rows, weights)
-
-    def fold(
-        self, layer: Layer, row: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Add the shift to the bias."""
-        return weight, row["shift"] if bias is None else bias + row["shift"]
+    def pair(self, row: Mapping[str, Tensor]) -> Pair:
+        """Shift."""
+        return None, row["shift"]

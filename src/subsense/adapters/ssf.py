@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from subsense.adapters.affine import affine
-from subsense.adapters.base import Mix, Shapes, scale_outputs, weighted_sum
+from subsense.adapters.base import Shapes
+from subsense.adapters.channels import ByChannel, Pair
 from subsense.layers import Layer
 
 
 @dataclass(frozen=True)
-class SSF:
+class SSF(ByChannel):
     """Scale and shift: ``h' = (1 + scale) * h + shift``, a pair for each output channel.
 
     At a layer whose class has no place for a bias (`RMSNorm`) only the scale acts, since a shift could not be folded
@@ -35,26 +34,6 @@ class SSF:
         """Name a scale, and a shift where the layer can hold one."""
         return {"scale": layer.features} | ({"shift": layer.features} if layer.bias else {})
 
-    def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
-        """Start at zero: the identity."""
-
-    def apply(
-        self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
-    ) -> Tensor:
-        """Scale and shift the output."""
-        shift = mix.blend(bank["shift"], y, layer.axis) if "shift" in bank else None
-        return affine(x, y, 1 + mix.blend(bank["scale"], y, layer.axis), shift, mix.recall)
-
-    def merge(self, rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
-        """Add up the bank rows."""
-        return weighted_sum(rows, weights)
-
-    def fold(
-        self, layer: Layer, row: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Scale weight and bias, then add the shift."""
-        scale = 1 + row["scale"]
-        scaled = bias * scale if bias is not None else None
-        if "shift" in row:
-            scaled = row["shift"] if scaled is None else scaled + row["shift"]
-        return scale_outputs(layer, weight, scale), scaled
+    def pair(self, row: Mapping[str, Tensor]) -> Pair:
+        """Scale and shift."""
+        return 1 + row["scale"], row.get("shift")
