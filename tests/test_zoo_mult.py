@@ -11,7 +11,7 @@ import references
 from networks import row_by_row, with_sets
 from subsense import LayerNeverCalled, adapt, plan
 from subsense.adapters import METHODS
-from subsense.layers import AttentionClass
+from subsense.declarations import AttentionClass
 from subsense.testing import check_network
 from subsense.zoo.mult import MulT, PackedAttention, Positions
 

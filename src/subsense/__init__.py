@@ -7,6 +7,7 @@ chosen at inference by what is present, and folded into plain networks for deplo
 from subsense.adapters import SSF, BitFit, LoRA, Norm, Scale, Shift
 from subsense.baselines import finetune, train_dedicated
 from subsense.checkpoint import load, save
+from subsense.declarations import AttentionClass, LayerClass
 from subsense.errors import (
     CheckpointError,
     DamagedFile,
@@ -35,7 +36,6 @@ from subsense.errors import (
 from subsense.evaluation import evaluate
 from subsense.filling import Constant, Mean
 from subsense.folding import fold, prepare
-from subsense.layers import AttentionClass, LayerClass
 from subsense.modalities import Combination, Modalities
 from subsense.model import RobustModel, adapt
 from subsense.plan import Plan, plan

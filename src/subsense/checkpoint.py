@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from subsense.adapters import Adapter, from_json, to_json
 from subsense.atomic import make_folder, write_atomically
 from subsense.calling import CallSpec, spread_arguments
+from subsense.declarations import AttentionClass, Declaration, LayerClass
 from subsense.errors import (
     CheckpointError,
     DamagedFile,
@@ -31,7 +32,6 @@ from subsense.errors import (
 from subsense.filling import KINDS, Constant, FillFunction, Filling, Mean
 from subsense.injection import bank_dtype, bank_names, check_unadapted
 from subsense.integrity import checksum, checksum_of_bytes, checksum_of_file, fingerprint, parse_object
-from subsense.layers import AttentionClass, Declaration, LayerClass
 from subsense.modalities import AxisSpec, Modalities
 from subsense.model import RobustModel, adapt
 from subsense.plan import Plan, plan

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from subsense.adapters import Adapter, Method
 from subsense.calling import Call, CallSpec, parse_call, spread_arguments
+from subsense.declarations import Declaration
 from subsense.errors import InputError
 from subsense.filling import Filling, FillSpec
 from subsense.freezing import Before
@@ -21,7 +22,6 @@ from subsense.grouping import output_tensors, run_grouped
 from subsense.injection import Banks, Injection, check_unadapted, plain_attention
 from subsense.inputs import Batch, Filled, Inputs, check_finite, read
 from subsense.integrity import fingerprint
-from subsense.layers import Declaration
 from subsense.locating import Located, locate
 from subsense.machinery import check_materialised
 from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities

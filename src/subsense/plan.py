@@ -11,8 +11,10 @@ from torch import nn
 
 from subsense.adapters import Adapter, Method, parse_method
 from subsense.adapters.base import Shapes
+from subsense.declarations import Declaration
+from subsense.describing import describe
 from subsense.errors import PlanError, UnmatchedPattern, UnsupportedLayer, closest
-from subsense.layers import Declaration, Layer, describe
+from subsense.layers import Layer
 from subsense.machinery import check_wrappers
 from subsense.tables import format_share, format_table
 

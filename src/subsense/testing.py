@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from subsense.adapters import Method
 from subsense.checkpoint import load, save
+from subsense.declarations import AttentionClass, LayerClass
 from subsense.folding import fold
 from subsense.grouping import output_tensors
 from subsense.inputs import Inputs, read
-from subsense.layers import AttentionClass, LayerClass
 from subsense.modalities import AxisSpec, Modalities
 from subsense.model import RobustModel, adapt
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from subsense.adapters import METHODS
 from subsense.data import DATASETS
-from subsense.layers import DECLARATIONS
+from subsense.declarations import DECLARATIONS
 from subsense.metrics import METRICS
 from subsense.recipe.losses import LOSSES
 from subsense.recipe.values import (

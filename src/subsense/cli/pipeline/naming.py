@@ -11,8 +11,8 @@ import subsense as ss
 from subsense import zoo
 from subsense.adapters import METHODS, Adapter
 from subsense.calling import CallSpec
+from subsense.declarations import DECLARATIONS, Declaration
 from subsense.factories import import_factory
-from subsense.layers import DECLARATIONS, Declaration
 from subsense.recipe import LOSSES, Loss, Recipe
 
 
