@@ -372,6 +372,21 @@ def test_a_checkpoint_of_another_network(tmp_path: Path, other: Callable[[], nn.
     assert snapshot(network) == before
 
 
+def test_loaded_sets_do_not_live_in_their_file(tmp_path: Path) -> None:
+    again = load(tmp_path, saved(tmp_path))
+    before = outputs(again, INPUTS)
+    (path,) = tmp_path.glob("*.safetensors")
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert all(torch.equal(*pair) for pair in zip(outputs(again, INPUTS), before, strict=True))
+
+
+def test_a_network_without_values_is_refused(tmp_path: Path) -> None:
+    network = saved(tmp_path).to("meta")
+    with pytest.raises(PlanError, match="is on the meta device and has no values yet"):
+        load(tmp_path, network)
+
+
 @pytest.mark.parametrize("other", [{"left": "4", "up": "6"}, {"right": "6", "left": "4"}, {"left": "4", "right": "N"}])
 def test_a_checkpoint_of_other_modalities(tmp_path: Path, other: dict[str, str]) -> None:
     network = saved(tmp_path)

@@ -479,6 +479,14 @@ def test_the_seed_decides_the_start() -> None:
     assert not torch.equal(start(1)[0], start(1)[1])
 
 
+def test_bank_rows_are_drawn_one_after_the_other() -> None:
+    network, options = make("towers")
+    bank = adapt(network, **options, method="lora", seed=1).adapter_parameters()["left:lora:down"]
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.empty(bank.shape[1:]).uniform_(-0.5, 0.5, generator=generator) for _ in bank]  # 4 inputs: 1 / sqrt(4)
+    assert torch.equal(bank, torch.stack(rows))
+
+
 def test_the_fingerprint_sees_every_byte_and_name() -> None:
     robust, _ = adapted("cameras")
     first = robust.network_fingerprint()

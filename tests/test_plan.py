@@ -1,5 +1,7 @@
 """Which layers become sites: made without touching the network, and nothing is left out in silence."""
 
+import sys
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -161,6 +163,18 @@ def test_a_pattern_that_matches_nothing_names_the_near_miss() -> None:
         plan(network, exclude=["encoder.*"])
     with pytest.raises(UnmatchedPattern, match="'embedding' matches no layer that an adapter could serve"):
         plan(network, exclude=["embedding"])
+
+
+def test_names_are_looked_up_and_only_wildcards_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    module = sys.modules["subsense.plan"]  # `subsense.plan` itself is the function
+    monkeypatch.setattr(module, "fnmatchcase", lambda *pair: compared.append(pair) or fnmatchcase(*pair))
+    network = nn.Sequential(*(nn.Linear(2, 2) for _ in range(20)))
+    names = [str(number) for number in range(20)]
+    assert keys(plan(network, include=names)) == names
+    assert not compared
+    assert keys(plan(network, include=["1[0-2]", "?"], exclude=["3", "[!03-9]*"])) == list("0456789")
+    assert compared
 
 
 def test_a_layer_named_in_full_must_be_served() -> None:

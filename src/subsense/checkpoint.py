@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from subsense.adapters import Adapter, from_json, to_json
 from subsense.atomic import make_folder, write_atomically
-from subsense.calling import CallSpec, spread_arguments
+from subsense.calling import CallSpec, parse_call, spread_arguments
 from subsense.declarations import AttentionClass, Declaration, LayerClass
 from subsense.errors import (
     CheckpointError,
@@ -31,10 +32,12 @@ from subsense.errors import (
 )
 from subsense.filling import KINDS, Constant, FillFunction, Filling, Mean
 from subsense.injection import bank_dtype, bank_names, check_unadapted
-from subsense.integrity import checksum, checksum_of_bytes, checksum_of_file, fingerprint, parse_object
+from subsense.integrity import checksum, checksum_of_bytes, fingerprint, parse_object
+from subsense.machinery import check_materialised
 from subsense.modalities import AxisSpec, Modalities
-from subsense.model import RobustModel, adapt
+from subsense.model import RobustModel, inject
 from subsense.plan import Plan, plan
+from subsense.routing import Router
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -138,30 +141,22 @@ def load(
     """
     folder = Path(folder)
     check_unadapted(network)
+    check_materialised(network)
     manifest = _read_manifest(folder)
     declared = _modalities(folder, manifest, modalities)
     _check_network(folder, manifest, network)
-    options: dict[str, Any] = {
-        "method": _method(folder, manifest),
-        "include": manifest.sites,
-        "layers": _layers(manifest, network),
-    }
+    method, layers = _method(folder, manifest), _layers(manifest, network)
     fills = _fills(folder, manifest, fill)
-    expected = _expected(manifest, plan(network, **options), declared, fills, bank_dtype(network))
-    tensors = _read_tensors(folder, manifest, expected)
-    robust = adapt(
-        network,
-        declared,
-        call=_call(folder, manifest, call),
-        sharing=manifest.sharing,
-        combinations=manifest.combinations,
-        fill=fills,
-        untrained=untrained or manifest.untrained,
-        **options,
-    )
-    _fill_in(robust, tensors)
-    robust.router.trained_rows = frozenset(manifest.trained_rows)
-    return robust
+    planned = plan(network, method, include=manifest.sites, layers=layers)
+    tensors = _read_tensors(folder, manifest, _expected(manifest, planned, declared, fills, bank_dtype(network)))
+    parsed, filling = parse_call(_call(folder, manifest, call), declared), Filling(declared, fills)
+    combinations = declared.select(manifest.combinations)
+    router = Router(declared, combinations, manifest.sharing, untrained or manifest.untrained)
+    router.trained_rows = frozenset(manifest.trained_rows)
+    with torch.no_grad():
+        for name, stand_in in filling.stand_ins().items():
+            stand_in.copy_(tensors[f"fill.{name}"])
+    return inject(network, planned, tensors, filling, router, parsed)
 
 
 def _manifest(robust: RobustModel, tensors: str) -> Manifest:
@@ -188,12 +183,6 @@ def _manifest(robust: RobustModel, tensors: str) -> Manifest:
 def _tensors(robust: RobustModel) -> dict[str, Tensor]:
     fills = {f"fill.{name}": tensor for name, tensor in robust.fill.stand_ins().items()}
     return {**robust.banks.named(), **fills}
-
-
-def _fill_in(robust: RobustModel, tensors: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, tensor in _tensors(robust).items():
-            tensor.copy_(tensors[name])
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -234,21 +223,16 @@ def _file(folder: Path, name: str, most: int) -> Path:
 def _read_tensors(folder: Path, manifest: Manifest, expected: Expected) -> dict[str, Tensor]:
     most = MOST_HEADER + sum(math.prod(shape) * dtype.itemsize for shape, dtype in expected.values())
     path = _file(folder, manifest.tensors, most)
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    if header > MOST_HEADER or _file_name(checksum_of_file(path)) != path.name:
+    data = path.read_bytes()
+    header = int.from_bytes(data[:8], "little")
+    if header > MOST_HEADER or _file_name(checksum_of_bytes(data)) != path.name:
         raise DamagedFile(f"{path}: truncated or damaged (its checksum doesn't fit its name); save it again")
     try:
-        with safe_open(path, framework="pt") as tensors:
-            names = list(tensors.keys())
-            _check_tensors(folder, {name: _facts(tensors.get_slice(name)) for name in names}, expected)
-            return {name: tensors.get_tensor(name) for name in names}
+        found = {name: (tuple(one["shape"]), one["dtype"]) for name, one in deserialize(data)}
     except SafetensorError as error:
         raise DamagedFile(f"{path}: truncated or damaged ({error}); save it again") from None
-
-
-def _facts(tensor: Any) -> tuple[tuple[int, ...], str]:
-    return tuple(tensor.get_shape()), str(tensor.get_dtype())
+    _check_tensors(folder, found, expected)
+    return from_bytes(data)
 
 
 def _modalities(folder: Path, manifest: Manifest, expected: Mapping[str, AxisSpec] | None) -> Modalities:
@@ -344,7 +328,8 @@ def _declared(layer: Declaration) -> DeclaredLayer | DeclaredAttention:
 
 
 def _layers(manifest: Manifest, network: nn.Module) -> list[Declaration]:
-    classes = {_class_name(type(module)): type(module) for module in network.modules()}
+    modules = network.modules() if manifest.layers else ()
+    classes = {_class_name(type(module)): type(module) for module in modules}
     for layer in manifest.layers:
         if layer.cls not in classes:
             raise OtherNetwork(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
@@ -74,6 +74,7 @@ def _attention(path: str, module: nn.Module) -> Iterator[Layer]:
     yield Layer(path, "linear", name, (size,), -1, weight, bias, "output")
 
 
+_PACKED = ("in_proj_weight", "in_proj_bias")
 Describe = Callable[[str, nn.Module], Iterator[Layer | UnsupportedLayer]]
 _KNOWN: dict[type[nn.Module], Describe] = {
     nn.Linear: _linear,
@@ -98,26 +99,24 @@ def describe(
         network: the network; nothing of it is changed.
         declared: the user's own layer classes.
     """
-    _check_sizes(network)
-    _check_declared(network, declared)
+    modules = list(network.named_modules())
+    _check_sizes(modules)
+    _check_declared({type(module) for _, module in modules}, declared)
     own = {declaration.cls: declaration.describe for declaration in declared}
-    closed: list[str] = []
-    for path, module in network.named_modules():
-        if any(path.startswith(f"{parent}." if parent else "") for parent in closed):
+    closed: tuple[str, ...] = ()
+    for path, module in modules:
+        if path.startswith(closed):
             continue
-        if (isinstance(module, nn.MultiheadAttention) or foreign(module)) and type(module) not in own:
-            closed.append(path)
-        for layer in _describe(path, module, own):
+        declaration, why_foreign = own.get(type(module)), foreign(module)
+        if (isinstance(module, nn.MultiheadAttention) or why_foreign) and not declaration:
+            closed += (f"{path}." if path else "",)
+        for layer in declaration(path, module) if declaration else _describe(path, module, why_foreign):
             yield module, layer
 
 
-def _describe(
-    path: str, module: nn.Module, own: Mapping[type[nn.Module], Describe]
-) -> Iterable[Layer | UnsupportedLayer]:
-    if type(module) in own:
-        return own[type(module)](path, module)
+def _describe(path: str, module: nn.Module, why_foreign: str | None) -> Iterable[Layer | UnsupportedLayer]:
     base = next((base for base in _KNOWN if isinstance(module, base)), None)
-    fault = foreign(module) or (_fault(module) if base else None)
+    fault = why_foreign or (_fault(module) if base else None)
     if fault:
         return (UnsupportedLayer(f"{path or 'the network'} ({type(module).__name__}): {fault}"),)
     return _KNOWN[base](path, module) if base else ()
@@ -148,8 +147,8 @@ def _computed_weight(module: nn.Module) -> str | None:
     names = [
         name
         for owner in _owners(module)
-        for name in ("weight", "bias", "in_proj_weight", "in_proj_bias")
-        if hasattr(owner, name) and name not in owner._parameters
+        for name in ("weight", "bias", *_PACKED * isinstance(owner, nn.MultiheadAttention))
+        if name not in owner._parameters and hasattr(owner, name)
     ]
     if names:
         return (
@@ -164,17 +163,17 @@ def _owners(module: nn.Module) -> list[nn.Module]:
     return [module, module.out_proj] if isinstance(module, nn.MultiheadAttention) else [module]
 
 
-def _check_sizes(network: nn.Module) -> None:
-    for path, module in network.named_modules():
-        if any(map(is_lazy, (*module._parameters.values(), *module._buffers.values()))):
+def _check_sizes(modules: Iterable[tuple[str, nn.Module]]) -> None:
+    for path, module in modules:
+        tensors = (*module._parameters.values(), *module._buffers.values())
+        if any(tensor is not None and is_lazy(tensor) for tensor in tensors):
             raise UnsupportedLayer(
                 f"{path or 'the network'} ({type(module).__name__}): its size isn't known yet; run the network once "
                 "before adapting it"
             )
 
 
-def _check_declared(network: nn.Module, declared: Sequence[Declaration]) -> None:
-    classes = {type(module) for module in network.modules()}
+def _check_declared(classes: Container[type[nn.Module]], declared: Sequence[Declaration]) -> None:
     for declaration in declared:
         if not isinstance(declaration, Declaration):
             raise PlanError(f"layers: expected LayerClass(...) or AttentionClass(...), but found {declaration!r}")

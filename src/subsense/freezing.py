@@ -18,11 +18,12 @@ class Before:
     """Remember what `adapt` changes on a network: modes, and which parameters ask for a gradient."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.modes = {module: module.training for module in network.modules()}
+        modules = dict(network.named_modules())
+        self.modes = {module: module.training for module in modules.values()}
         self.trainable = {parameter: parameter.requires_grad for parameter in network.parameters()}
         self.statistics = {
             path: module
-            for path, module in network.named_modules()
+            for path, module in modules.items()
             if isinstance(module, _NormBase) and module.track_running_stats
         }
 

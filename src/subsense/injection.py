@@ -36,30 +36,23 @@ class Banks(nn.Module):
 
     Args:
         plan: the sites.
-        num_rows: number of bank rows.
-        like: the network; banks are float64 where it is, on its device, and float32 otherwise.
-        generator: where starts are drawn from.
+        tensors: the banks by name; see `start_banks`.
+        like: the network; banks are on its device.
     """
 
-    def __init__(self, plan: Plan, num_rows: int, like: nn.Module, generator: torch.Generator) -> None:
+    def __init__(self, plan: Plan, tensors: Mapping[str, Tensor], like: nn.Module) -> None:
         super().__init__()
-        dtype, device = bank_dtype(like), _device(like)
-        for name, (site, adapter, parameter) in bank_names(plan).items():
-            shape = (num_rows, *site.adapters[adapter][parameter])
-            bank = torch.zeros(shape, dtype=dtype)
-            for row in bank:
-                adapter.start(parameter, row, generator)
-            self.register_parameter(attribute_name(name), nn.Parameter(bank.to(device)))
-        self.names = tuple(bank_names(plan))
-        by_channel = {adapter.name: isinstance(adapter, ByChannel) for adapter in plan.adapters}
-        self._attributes = {
-            (site.key, adapter.name): {name: attribute_name(f"{site.key}:{adapter.name}:{name}") for name in shapes}
-            for site in plan.sites
-            for adapter, shapes in site.adapters.items()
-        }
-        self._by_channel = [
-            attribute for (_, name), own in self._attributes.items() if by_channel[name] for attribute in own.values()
-        ]
+        device = _device(like)
+        names = bank_names(plan)
+        self.names = tuple(names)
+        self._attributes: dict[tuple[str, str], dict[str, str]] = {}
+        self._by_channel: list[str] = []
+        for name, (site, adapter, parameter) in names.items():
+            attribute = attribute_name(name)
+            self.register_parameter(attribute, nn.Parameter(tensors[name].to(device)))
+            self._attributes.setdefault((site.key, adapter.name), {})[parameter] = attribute
+            if isinstance(adapter, ByChannel):
+                self._by_channel.append(attribute)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,7 +71,7 @@ class Banks(nn.Module):
 
     def named(self) -> dict[str, nn.Parameter]:
         """Give the banks by name: ``site:adapter:parameter``."""
-        return {name: self.get_parameter(attribute_name(name)) for name in self.names}
+        return dict(zip(self.names, self.parameters(), strict=True))
 
     def by_channel(self) -> list[nn.Parameter]:
         """Give the banks of the adapters that scale and shift channels."""
@@ -351,6 +344,23 @@ def check_unadapted(network: nn.Module) -> None:
     """Raise `PlanError` where a network, or a part of it, is adapted already."""
     if any(isinstance(hook, SiteHook) for module in network.modules() for hook in module._forward_hooks.values()):
         raise PlanError(f"{type(network).__name__} is adapted already; call detach() on that model first")
+
+
+def start_banks(plan: Plan, num_rows: int, like: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+    """Give banks at the identity, on the CPU.
+
+    Args:
+        plan: the sites.
+        num_rows: number of bank rows.
+        like: the network; banks are float64 where it is, and float32 otherwise.
+        generator: where starts are drawn from.
+    """
+    dtype = bank_dtype(like)
+    banks = {}
+    for name, (site, adapter, parameter) in bank_names(plan).items():
+        banks[name] = torch.zeros((num_rows, *site.adapters[adapter][parameter]), dtype=dtype)
+        adapter.start(parameter, banks[name], generator)
+    return banks
 
 
 def bank_names(plan: Plan) -> dict[str, tuple[Site, Adapter, str]]:

@@ -31,7 +31,7 @@ class Slot:
 
     def owner(self, layer: nn.Module) -> nn.Module:
         """Give the module which holds the parameter."""
-        return layer.get_submodule(self.module)
+        return layer.get_submodule(self.module) if self.module else layer
 
     def parameter(self, layer: nn.Module) -> nn.Parameter | None:
         """Give the whole parameter, None where the layer has none."""

@@ -32,21 +32,27 @@ _WRAPPERS = {
         "torch.compile, and compile the model that `adapt` gives"
     ),
 }
+_QUANTISED = ("torch.ao.nn.", "torch.ao.quantization.", "torch.nn.quantized.")
 
 
 def check_wrappers(network: nn.Module) -> None:
     """Raise `PlanError` where a network, or a part of it, is wrapped in a way that adapters can't work within."""
-    for path, module in network.named_modules():
-        where = f"{path or 'the network'} ({type(module).__name__})"
-        for base in type(module).__mro__:
-            reason = _WRAPPERS.get(f"{base.__module__}.{base.__qualname__}")
-            if reason:
-                raise PlanError(f"{where}: {reason}")
-        if getattr(module, "_compiled_call_impl", None) is not None:
-            raise PlanError(
-                f"{where}: `compile()` was called on it; make the network without, and compile the model that `adapt` "
-                "gives"
-            )
+    modules = list(network.named_modules())
+    wrapping = {cls: _wrapping(cls) for cls in {type(module) for _, module in modules}}
+    for path, module in modules:
+        if reason := wrapping[type(module)] or _compiling(module):
+            raise PlanError(f"{path or 'the network'} ({type(module).__name__}): {reason}")
+
+
+def _wrapping(cls: type) -> str | None:
+    names = (f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__)
+    return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
+
+
+def _compiling(module: nn.Module) -> str | None:
+    if getattr(module, "_compiled_call_impl", None) is None:
+        return None
+    return "`compile()` was called on it; make the network without, and compile the model that `adapt` gives"
 
 
 def check_materialised(network: nn.Module) -> None:
@@ -87,5 +93,4 @@ def strange_tensor(module: nn.Module) -> str | None:
 
 def _is_quantised(cls: type) -> bool:
     """Say whether a class is of torch's quantisation; observers and fake-quantised stand-ins for layers are, too."""
-    modules = (base.__module__ for base in cls.__mro__)
-    return any(name.startswith(("torch.ao.nn.", "torch.ao.quantization.", "torch.nn.quantized.")) for name in modules)
+    return any(base.__module__.startswith(_QUANTISED) for base in cls.__mro__)

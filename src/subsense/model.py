@@ -19,7 +19,7 @@ from subsense.filling import Filling, FillSpec
 from subsense.freezing import Before
 from subsense.graphs import Graphs
 from subsense.grouping import output_tensors, run_grouped
-from subsense.injection import Banks, Injection, check_unadapted, plain_attention
+from subsense.injection import Banks, Injection, check_unadapted, plain_attention, start_banks
 from subsense.inputs import Batch, Filled, Inputs, check_finite, read
 from subsense.integrity import fingerprint
 from subsense.locating import Located, locate
@@ -89,10 +89,18 @@ def adapt(
     parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
     router = Router(modalities, modalities.select(combinations), sharing, untrained)
     planned = plan(network, method, include=include, exclude=exclude, layers=layers)
-    banks = Banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
-    robust = RobustModel(network, planned, banks, filling, router, Injection(network, planned, banks), parsed)
+    banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
+    robust = inject(network, planned, banks, filling, router, parsed)
     robust.check_inputs = check_inputs
     return robust
+
+
+def inject(
+    network: nn.Module, plan: Plan, tensors: Mapping[str, Tensor], fill: Filling, router: Router, call: Call
+) -> RobustModel:
+    """Put adapters into a network, with these banks; everything was checked before."""
+    banks = Banks(plan, tensors, network)
+    return RobustModel(network, plan, banks, fill, router, Injection(network, plan, banks), call)
 
 
 class FilledNetwork(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
@@ -136,23 +136,62 @@ def plan(
       2.bias (1)
     """
     adapters = parse_method(method)
-    choice = _Choice(network, _patterns("include", include), _patterns("exclude", exclude))
+    choice = _Choice(network, _Patterns.parse("include", include), _Patterns.parse("exclude", exclude))
     check_wrappers(network)
-    sites = _tie(network, list(_sites(network, adapters, choice, layers)))
+    found = list(_sites(network, adapters, choice, layers))
+    sites = _tie(found)
     choice.check(adapters)
     if not sites:
         raise PlanError(
             f"no layer of {type(network).__name__} is a site for {', '.join(a.name for a in adapters)}; "
             "declare the network's own layer classes: layers=[LayerClass(...)]"
         )
-    num_parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Plan(sites, _out_of_reach(network, sites), num_parameters, adapters, tuple(layers))
+    parameters = dict(network.named_parameters())
+    num_parameters = sum(parameter.numel() for parameter in parameters.values())
+    return Plan(sites, _out_of_reach(parameters, found), num_parameters, adapters, tuple(layers))
+
+
+@dataclass(frozen=True)
+class _Patterns:
+    """Hold patterns of module paths; those without a wildcard are looked up, not compared with every path."""
+
+    argument: str
+    texts: tuple[str, ...]
+    names: frozenset[str]
+    wild: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, argument: str, patterns: Iterable[str]) -> _Patterns:
+        if isinstance(patterns, str):
+            raise PlanError(
+                f"{argument}: expected a list of patterns, but found the string {patterns!r}; write [{patterns!r}]"
+            )
+        texts = tuple(patterns)
+        wild = tuple(text for text in texts if not _WILDCARDS.isdisjoint(text))
+        return cls(argument, texts, frozenset(texts) - frozenset(wild), wild)
+
+    def match(self, paths: Iterable[str]) -> bool:
+        """Say whether one of the paths matches one of the patterns."""
+        return any(path in self.names or any(fnmatchcase(path, pattern) for pattern in self.wild) for path in paths)
+
+    def unmatched(self, paths: Set[str]) -> Iterator[str]:
+        """Give the patterns that match none of the paths, in their order; ``*`` always matches."""
+        for pattern in self.texts:
+            if pattern in self.names:
+                matches = pattern in paths
+            else:
+                matches = pattern == "*" or any(fnmatchcase(path, pattern) for path in paths)
+            if not matches:
+                yield pattern
+
+
+_WILDCARDS = frozenset("*?[")
 
 
 class _Choice:
     """Decide which module paths are wanted, and remember which patterns had an effect."""
 
-    def __init__(self, network: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, include: _Patterns, exclude: _Patterns) -> None:
         self.include, self.exclude = include, exclude
         self.paths: dict[int, list[str]] = {}
         for path, module in network.named_modules(remove_duplicate=False):
@@ -164,35 +203,23 @@ class _Choice:
         """Say whether a layer is included and not excluded, by any of its paths."""
         paths = self.paths[id(module)]
         self.layers.update(paths)
-        return _any_match(paths, self.include) and not _any_match(paths, self.exclude)
+        return self.include.match(paths) and not self.exclude.match(paths)
 
     def check(self, adapters: Sequence[Adapter]) -> None:
         """Raise for a pattern that matches no layer, and for a layer named in full that no method serves."""
         names = ", ".join(adapter.name for adapter in adapters)
-        for argument, patterns in (("include", self.include), ("exclude", self.exclude)):
-            for pattern in patterns:
-                if pattern != "*" and not any(fnmatchcase(path, pattern) for path in self.layers):
-                    raise UnmatchedPattern(
-                        f"{argument}: pattern {pattern!r} matches no layer that an adapter could serve."
-                        f"{closest(pattern, sorted(self.layers))}"
-                    )
-        for pattern in self.include:
-            if pattern in self.layers - self.served and not _any_match([pattern], self.exclude):
+        for patterns in (self.include, self.exclude):
+            for pattern in patterns.unmatched(self.layers):
+                raise UnmatchedPattern(
+                    f"{patterns.argument}: pattern {pattern!r} matches no layer that an adapter could serve."
+                    f"{closest(pattern, sorted(self.layers))}"
+                )
+        unserved = self.layers - self.served
+        for pattern in self.include.texts:
+            if pattern in unserved and not self.exclude.match([pattern]):
                 raise UnsupportedLayer(
                     f"include: {pattern} is no site for {names}; leave it out, or choose another method"
                 )
-
-
-def _patterns(argument: str, patterns: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(patterns, str):
-        raise PlanError(
-            f"{argument}: expected a list of patterns, but found the string {patterns!r}; write [{patterns!r}]"
-        )
-    return tuple(patterns)
-
-
-def _any_match(paths: Iterable[str], patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(path, pattern) for path in paths for pattern in patterns)
 
 
 def _sites(
@@ -209,7 +236,7 @@ def _sites(
             yield module, Site(layer, (layer.path,), shapes)
 
 
-def _tie(network: nn.Module, found: list[tuple[nn.Module, Site]]) -> tuple[Site, ...]:
+def _tie(found: Iterable[tuple[nn.Module, Site]]) -> tuple[Site, ...]:
     sites: dict[tuple[int, str], Site] = {}
     for module, site in found:
         weight = site.layer.weight.parameter(module)
@@ -231,11 +258,8 @@ def _check_tied(first: Site, other: Site) -> None:
         )
 
 
-def _out_of_reach(network: nn.Module, sites: Iterable[Site]) -> dict[str, int]:
-    reached = set()
-    for site in sites:
-        for path in site.modules:
-            module = network.get_submodule(path)
-            for slot in (site.layer.weight, site.layer.bias):
-                reached.add(id(slot.parameter(module)) if slot else None)
-    return {name: parameter.numel() for name, parameter in network.named_parameters() if id(parameter) not in reached}
+def _out_of_reach(parameters: Mapping[str, nn.Parameter], found: Iterable[tuple[nn.Module, Site]]) -> dict[str, int]:
+    reached = {
+        id(slot.parameter(module)) for module, site in found for slot in (site.layer.weight, site.layer.bias) if slot
+    }
+    return {name: parameter.numel() for name, parameter in parameters.items() if id(parameter) not in reached}

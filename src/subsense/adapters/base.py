@@ -79,8 +79,8 @@ class Adapter(Protocol):
         """Name the parameters of one bank row, with their shapes; raise `UnsupportedLayer` where it can't be right."""
         ...
 
-    def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
-        """Set one parameter of one bank row, zeros until now, to its start."""
+    def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
+        """Set one parameter of all bank rows, (bank row, ...) and zeros until now, to its start."""
         ...
 
     def apply(

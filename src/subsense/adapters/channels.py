@@ -23,7 +23,7 @@ class ByChannel(ABC):
     def pair(self, row: Mapping[str, Tensor]) -> Pair:
         """Give gamma and beta, shaped as the parameters are."""
 
-    def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:  # noqa: B027  # zeros they are
+    def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:  # noqa: B027  # zeros they are
         """Start at zero: the identity."""
 
     def apply(

@@ -63,11 +63,11 @@ class LoRA:
         inputs = shape[1:] if layer.out_axis == 0 else shape[:1]
         return {"down": (self.rank, *inputs), "up": (self.rank, layer.channels)}
 
-    def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
+    def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
         """Draw A as `nn.Linear` draws its weight; B stays at zero."""
         if name == "down":
-            bound = 1 / math.sqrt(row[0].numel())
-            row.uniform_(-bound, bound, generator=generator)
+            bound = 1 / math.sqrt(bank[0, 0].numel())
+            bank.uniform_(-bound, bound, generator=generator)
 
     def apply(
         self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor

@@ -32,7 +32,7 @@ class Norm:
         """Name the differences of weight and, where its class has one, bias."""
         return {"weight": layer.features} | ({"bias": layer.features} if layer.bias else {})
 
-    def start(self, name: str, row: Tensor, generator: torch.Generator) -> None:
+    def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
         """Start at zero: the identity."""
 
     def apply(
