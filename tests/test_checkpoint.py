@@ -32,7 +32,7 @@ from subsense import (
     save,
 )
 from subsense.checkpoint import seal
-from subsense.integrity import checksum_of_bytes
+from subsense.integrity import checksum_of_bytes, fingerprint
 
 INPUTS = draw(TOWERS)
 
@@ -330,6 +330,11 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[CheckpointError], str]] = {
         "the key 'format' stands twice",
     ),
     "another network": (edit(fingerprint="0" * 32), OtherNetwork, "made for a Towers with fingerprint 0000"),
+    "a fingerprint of an unknown kind": (
+        edit(fingerprint="sha9:0123"),
+        CheckpointError,
+        "the fingerprint 'sha9:0123' is made by 'sha9', which isn't known to this version",
+    ),
     "a layer class that is not there": (
         edit(layers=[{"cls": "a.B", "kind": "norm", "axis": 1, "weight": "w", "bias": None, "out_axis": 0}]),
         OtherNetwork,
@@ -370,6 +375,14 @@ def test_a_checkpoint_of_another_network(tmp_path: Path, other: Callable[[], nn.
     with pytest.raises(OtherNetwork, match=f"for a Towers with fingerprint .*, but this {type(network).__name__} has"):
         load(tmp_path, network)
     assert snapshot(network) == before
+
+
+def test_a_fingerprint_of_the_first_kind_is_compared_in_its_own_way(tmp_path: Path) -> None:
+    network = saved(tmp_path)
+    edit(fingerprint=fingerprint(network, like="0" * 32))(tmp_path)
+    load(tmp_path, network).detach()
+    with pytest.raises(OtherNetwork, match=r"with fingerprint [0-9a-f]{32}, but this Towers has [0-9a-f]{32};"):
+        load(tmp_path, change_a_bit(network))
 
 
 def test_loaded_sets_do_not_live_in_their_file(tmp_path: Path) -> None:

@@ -245,7 +245,13 @@ def _modalities(folder: Path, manifest: Manifest, expected: Mapping[str, AxisSpe
 
 
 def _check_network(folder: Path, manifest: Manifest, network: nn.Module) -> None:
-    found = fingerprint(network)
+    try:
+        found = fingerprint(network, like=manifest.fingerprint)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: {error} to this version of subsense; it was written by {manifest.subsense}: install "
+            "that, or save it again"
+        ) from None
     if found != manifest.fingerprint:
         raise OtherNetwork(
             f"{folder}: made for a {manifest.network} with fingerprint {manifest.fingerprint}, but this "

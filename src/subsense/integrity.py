@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from xxhash import xxh3_128
 
 BYTES = 8
-FINGERPRINT_BYTES = 16
-CHUNK = 1 << 20
 
 
 def checksum(data: Mapping[str, Any]) -> str:
@@ -30,15 +29,6 @@ def checksum_of_bytes(data: bytes) -> str:
     return blake2b(data, digest_size=BYTES).hexdigest()
 
 
-def checksum_of_file(path: Path) -> str:
-    """Give the same as `checksum_of_bytes`, whatever the file's size, in little memory."""
-    digest = blake2b(digest_size=BYTES)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def checksum_of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Give the checksum of named tensors on the CPU: names, shapes, dtypes and bytes, in the order of the names."""
     digest = blake2b(digest_size=BYTES)
@@ -48,18 +38,35 @@ def checksum_of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(network: nn.Module) -> str:
-    """Hash a network's `state_dict`: names, shapes, dtypes, bytes; 32 hexadecimal digits.
+def fingerprint(network: nn.Module, like: str = "xxh3:") -> str:
+    """Hash a network's `state_dict`: names, shapes, dtypes, bytes; an algorithm's name and 32 hexadecimal digits.
+
+    It is to notice other weights, not somebody who makes weights that fit, and to cost no more than reading them.
+
+    Args:
+        network: the network.
+        like: a fingerprint that it is compared with, and so made in the same way; without a name, by blake2b.
+
+    Raises:
+        ValueError: `like` names an algorithm that isn't known.
 
     >>> fingerprint(torch.nn.ReLU())
+    'xxh3:99aa06d3014798d86001c324468d497f'
+    >>> fingerprint(torch.nn.ReLU(), like="cae66941d9efbd404e4d88758ea67670")
     'cae66941d9efbd404e4d88758ea67670'
     """
-    digest = blake2b(digest_size=FINGERPRINT_BYTES)
+    algorithm, colon, _ = like.rpartition(":")
+    if algorithm not in _ALGORITHMS:
+        raise ValueError(f"the fingerprint {like!r} is made by {algorithm!r}, which isn't known")
+    digest = _ALGORITHMS[algorithm]()
     for name, tensor in network.state_dict().items():
         if isinstance(tensor, Tensor):
             digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return f"{algorithm}{colon}{digest.hexdigest()}"
+
+
+_ALGORITHMS: Mapping[str, Callable[[], Any]] = {"xxh3": xxh3_128, "": partial(blake2b, digest_size=16)}
 
 
 def parse_object(text: bytes) -> dict[str, Any]:

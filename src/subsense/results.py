@@ -200,7 +200,7 @@ class Results(_Frozen):
         return {
             "measure": self.measure,
             **({"counting": self.convention} if self.convention else {}),
-            "network": f"{network.name}, {network.num_parameters:,} parameters, {network.fingerprint[:12]}",
+            "network": f"{network.name}, {network.num_parameters:,} parameters, {_shorten(network.fingerprint)}",
             **{name: self._adapter_in_words(adapter) for name, adapter in adapters.items() if adapter},
             "missing": f"filled with {' or '.join(fills)}",
             "rows": self._rows_in_words(),
@@ -322,6 +322,16 @@ class Results(_Frozen):
 def show_share(value: float | None) -> str:
     """Write a recovery in percent; a dash where there is none."""
     return ABSENT if value is None else f"{value:.0%}"
+
+
+def _shorten(fingerprint: str) -> str:
+    """Keep twelve digits, after the algorithm's name where there is one.
+
+    >>> _shorten("xxh3:0123456789abcdef"), _shorten("0123456789abcdef")
+    ('xxh3:0123456789ab', '0123456789ab')
+    """
+    algorithm, colon, digits = fingerprint.rpartition(":")
+    return algorithm + colon + digits[:12]
 
 
 def _mean(values: list[float | None]) -> float | None:

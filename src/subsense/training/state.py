@@ -20,7 +20,7 @@ from subsense.errors import DamagedFile, TrainingError
 from subsense.integrity import checksum, checksum_of_tensors, parse_object
 
 FILE = "training.safetensors"
-FORMAT = 1
+FORMAT = 2
 Facts = Mapping[str, Any]
 """What makes a run this run: plain JSON data."""
 
