@@ -11,6 +11,7 @@ import subsense as ss
 from benchmarks.speed import figures, ways
 from benchmarks.speed.measuring import Effort, kept_bytes, milliseconds, ratios
 from benchmarks.speed.networks import Case, segformer, vilt
+from subsense.training.stepping import make_adamw
 
 Numbers = dict[str, Any]
 SMALL = {"H": 64, "W": 64}  # small images, so that what grows is seen and not drowned by the network
@@ -26,7 +27,7 @@ def _one(case: Case, sharing: str, device: str, effort: Effort) -> Numbers:
     robust = ways.adapted(case, device, sharing)
     inputs, present = ways.on(case.inputs(ROWS, **SMALL), device), ways.cycle(robust, ROWS)
     robust.train().locate(inputs)
-    optimiser = torch.optim.AdamW(robust.adapter_parameters().values(), lr=0.0)
+    optimiser = make_adamw(robust.adapter_parameters().values(), lr=0.0, weight_decay=0.0)
     floor = ways.floor(case, device).module
     stacked = torch.cat(list(inputs.values()), 1)
 
