@@ -17,6 +17,7 @@ from subsense.inputs import Filled, Inputs, named, read
 from subsense.merging import merge
 from subsense.modalities import Axes, Combination, Modalities
 from subsense.model import FilledNetwork
+from subsense.plainness import plain
 
 
 def drop(filled: FilledNetwork, inputs: Inputs) -> nn.Module:
@@ -31,9 +32,7 @@ def drop(filled: FilledNetwork, inputs: Inputs) -> nn.Module:
     """
     args, kwargs = present_arguments(filled, inputs)
     graph = merge(fold_constants(trace(_Present(filled, inputs, args, kwargs), args, kwargs, free_batch=True)))
-    dropped = trace(graph, args, kwargs, free_batch=True).module()
-    for name in ("train", "eval"):  # torch lets them raise; there is no mode in which the graph is another
-        vars(dropped).pop(name, None)
+    dropped = plain(graph)
     _check(filled, dropped, inputs)
     return dropped
 

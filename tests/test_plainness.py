@@ -1,0 +1,80 @@
+"""A plain module gives what the exported program gives, in the same form, and refuses what that refuses."""
+
+from collections import namedtuple
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from subsense.constants import fold_constants
+from subsense.exporting import trace
+from subsense.plainness import plain
+
+Pair = namedtuple("Pair", ["first", "second"])
+
+
+class Tied(nn.Module):
+    """Use one weight in two layers, and give the result in a form."""
+
+    def __init__(self, form: str = "tensor") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.form = form
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.layers[1].weight = self.layers[0].weight
+
+    def forward(self, inputs: dict[str, Tensor], other: Tensor) -> Any:
+        x, y = self.layers[0](inputs["x"]), self.layers[1](inputs["y"]) + other
+        forms = {"tensor": x + y, "tuple": (x, y), "dict": {"x": x, "y": y}}
+        return (forms | {"nested": [{"x": x}, (y,)], "class": Pair(x, y)})[self.form]
+
+
+def inputs(rows: int = 2, **changed: Tensor) -> dict[str, Tensor]:
+    return {"x": torch.ones(rows, 4), "y": torch.ones(rows, 3, 4)[:, 0]} | changed
+
+
+def made(network: nn.Module) -> fx.GraphModule:
+    return plain(fold_constants(trace(network, (inputs(), torch.ones(2, 4)), {}, free_batch=True)))
+
+
+@pytest.mark.parametrize("form", ["tensor", "tuple", "dict", "nested", "class"])
+def test_gives_what_the_network_gives_in_its_form(form: str) -> None:
+    network = Tied(form).eval()
+    module = made(network)
+    for rows in (1, 3):
+        given = inputs(rows, y=torch.arange(4.0 * rows).view(rows, 4)), torch.ones(rows, 4)
+        torch.testing.assert_close(module(*given), network(*given))
+        torch.testing.assert_close(module(other=given[1], inputs=given[0]), network(*given))
+    assert type(module(*given)) is type(network(*given))
+
+
+def test_holds_each_weight_once_and_beside_the_others() -> None:
+    module = made(Tied())
+    assert sorted(name.rpartition("_")[2] for name in module.state_dict()) == ["bias", "bias", "weight"]
+    assert [*module.children()] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((inputs(x=torch.ones(2, 5)), torch.ones(2, 4)), r"inputs\['x'\]: expected sizes \(rows, 4\).*\[2, 5\]"),
+        ((inputs(), torch.ones(2, 1, 4)), r"other: expected sizes \(rows, 4\).*\[2, 1, 4\]"),
+        ((inputs(), torch.ones(1, 4)), r"other: expected as many rows as others; found torch.Size\(\[1, 4\]\)"),
+        ((inputs(0), torch.ones(0, 4)), r"inputs\['x'\]: expected one row at least; found torch.Size\(\[0, 4\]\)"),
+        ((inputs(z=torch.ones(2, 4)), torch.ones(2, 4)), "inputs: expected 'x', 'y' and nothing else"),
+    ],
+)
+def test_refuses_what_it_is_not_for(given: Any, message: str) -> None:
+    module = made(Tied())
+    with pytest.raises(AssertionError, match=message):
+        module(*given)
+
+
+def test_is_compiled_and_exported_as_a_network_is() -> None:
+    module = made(Tied())
+    given = inputs(), torch.ones(2, 4)
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*given), module(*given))
+    again = trace(module, given, {}, free_batch=True).module()
+    torch.testing.assert_close(again(inputs(5), torch.ones(5, 4)), module(inputs(5), torch.ones(5, 4)))
