@@ -60,8 +60,8 @@ def test_holds_each_weight_once_and_beside_the_others() -> None:
     [
         ((inputs(x=torch.ones(2, 5)), torch.ones(2, 4)), r"inputs\['x'\]: expected sizes \(rows, 4\).*\[2, 5\]"),
         ((inputs(), torch.ones(2, 1, 4)), r"other: expected sizes \(rows, 4\).*\[2, 1, 4\]"),
-        ((inputs(), torch.ones(1, 4)), r"other: expected as many rows as others; found torch.Size\(\[1, 4\]\)"),
-        ((inputs(0), torch.ones(0, 4)), r"inputs\['x'\]: expected one row at least; found torch.Size\(\[0, 4\]\)"),
+        ((inputs(), torch.ones(1, 4)), "other: expected as many rows as the inputs before it have"),
+        ((inputs(0), torch.ones(0, 4)), r"inputs\['x'\]: expected one row at least"),
         ((inputs(z=torch.ones(2, 4)), torch.ones(2, 4)), "inputs: expected 'x', 'y' and nothing else"),
     ],
 )

@@ -259,6 +259,7 @@ def _repeated(graph: fx.Graph, name: str, node: fx.Node, multiples: list[int], r
     elif any(multiples):
         sizes = [rows if multiple else size for multiple, size in zip(multiples, _value(node).shape, strict=True)]
         new = graph.call_function(aten.expand.default, (new, sizes))
+    new.meta["val"] = _value(node)
     return new
 
 

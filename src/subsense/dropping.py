@@ -18,6 +18,7 @@ from subsense.merging import merge
 from subsense.modalities import Axes, Combination, Modalities
 from subsense.model import FilledNetwork
 from subsense.plainness import plain
+from subsense.rearranging import rearrange
 
 
 def drop(filled: FilledNetwork, inputs: Inputs) -> nn.Module:
@@ -32,7 +33,7 @@ def drop(filled: FilledNetwork, inputs: Inputs) -> nn.Module:
     """
     args, kwargs = present_arguments(filled, inputs)
     graph = merge(fold_constants(trace(_Present(filled, inputs, args, kwargs), args, kwargs, free_batch=True)))
-    dropped = plain(graph)
+    dropped = plain(rearrange(graph))
     _check(filled, dropped, inputs)
     return dropped
 

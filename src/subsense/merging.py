@@ -1,7 +1,6 @@
 """Merge what follows each other in the graph of a network that no longer learns; up to rounding nothing changes.
 
-A convolution and the batch normalisation after it are one affine map, so they are one convolution. A linear layer does
-not mind in which order its rows lie, but its kernel does, so they are transposed after it and not before.
+A convolution and the batch normalisation after it are one affine map, so they are one convolution.
 """
 
 from __future__ import annotations
@@ -23,12 +22,10 @@ _CONVOLUTIONS = (
 
 
 def merge(module: fx.GraphModule) -> fx.GraphModule:
-    """Merge convolutions with batch normalisations and linear layers with transpositions, in a graph without writes."""
+    """Merge convolutions with batch normalisations, in a graph without writes."""
     for node in list(module.graph.nodes):
         if node.target is aten._native_batch_norm_legit_no_training.default:
             _merge_norm(module, node, node.args[0])
-        elif node.target is aten.linear.default and _reads_transposed(node.args[0]):
-            _transpose_later(module.graph, node, node.args[0])
     module.graph.eliminate_dead_code()
     return fx.GraphModule(module, module.graph)
 
@@ -71,20 +68,3 @@ def _constant(module: fx.GraphModule, node: Any) -> Tensor | None:
     owner, _, name = str(node.target).rpartition(".")
     value = getattr(module.get_submodule(owner), name)
     return value.detach() if isinstance(value, Tensor) else None
-
-
-def _reads_transposed(read: fx.Node) -> bool:
-    """Say whether what a linear layer reads are rows that were transposed, and lay well before."""
-    if read.target is not aten.transpose.int:
-        return False
-    before, axes = read.all_input_nodes[0].meta.get("val"), list(read.args[1:])
-    if not isinstance(before, Tensor) or not before.is_contiguous():
-        return False
-    return not {-1, before.dim() - 1}.intersection(axes)
-
-
-def _transpose_later(graph: fx.Graph, linear: fx.Node, read: fx.Node) -> None:
-    with graph.inserting_after(linear):
-        transposed = graph.call_function(aten.transpose.int, (linear, *read.args[1:]))
-    linear.replace_all_uses_with(transposed, delete_user_cb=lambda user: user is not transposed)
-    linear.replace_input_with(read, read.all_input_nodes[0])

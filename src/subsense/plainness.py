@@ -105,17 +105,15 @@ class _Sizes:
             expected = f"{name}: expected sizes (rows, {', '.join(map(str, fixed))})"
             reason = "for which alone it was folded: what is absent was computed for them"
             same = self._call(operator.eq, self._call(operator.getitem, shape, slice(1, None)), fixed)
-            self._require(same, f"{expected}, {reason}", shape)
+            found = self._call(operator.mod, f"{expected}, {reason}; found %s", (shape,))
+            self._call(torch._assert, same, found)
             rows = self._call(operator.getitem, shape, 0)
             if first is None:
-                self._require(self._call(operator.ge, rows, 1), f"{name}: expected one row at least", shape)
+                self._call(torch._assert, self._call(operator.ge, rows, 1), f"{name}: expected one row at least")
             else:
-                self._require(self._call(operator.eq, rows, first), f"{name}: expected as many rows as others", shape)
+                alike = self._call(operator.eq, rows, first)
+                self._call(torch._assert, alike, f"{name}: expected as many rows as the inputs before it have")
             first = first or rows
-
-    def _require(self, condition: fx.Node, message: str, shape: fx.Node) -> None:
-        found = self._call(operator.mod, f"{message}; found %s", (shape,))
-        self._call(torch._assert, condition, found)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
         return self.graph.call_function(function, args)
