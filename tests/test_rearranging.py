@@ -120,7 +120,7 @@ class Runs(nn.Module):
     def __init__(self, function: Callable[["Runs", Tensor], Any]) -> None:
         super().__init__()
         self.function = function
-        self.linear, self.norm = nn.Linear(6, 6), nn.LayerNorm((4, 6))
+        self.linear = nn.Linear(6, 6)
 
     def forward(self, x: Tensor) -> Any:
         return self.function(self, x)
@@ -135,7 +135,15 @@ CHAINS: dict[str, tuple[Callable[[Runs, Tensor], Any], int]] = {
     "one of one": (lambda net, x: x[:, :1].squeeze(1).unsqueeze(-1).select(2, 0) + 1, 1),
     "one of several": (lambda net, x: x.transpose(1, 2).relu()[:, -2] + x[:, 0, :4], 2),
     "several of an axis of two parts": (lambda net, x: x.flatten(1)[:, 3] + 1, 2),
-    "a norm over two axes": (lambda net, x: net.norm(x.transpose(0, 1).clone().transpose(0, 1)) + 1, 0),
+    "a norm over two axes": (
+        lambda net, x: nn.functional.layer_norm(x.view(-1, 2, 2, 6).transpose(1, 2), (2, 6)) + 1,
+        2,
+    ),
+    "a layer of itself": (
+        lambda net, x: nn.functional.linear(y := x.transpose(0, 1).flatten(0, 1), y).sum(1),
+        2,
+    ),
+    "rows by rows": (lambda net, x: (y := x.flatten(1)).mm(y.t()).unsqueeze(0).transpose(1, 2).sum(2), 4),
     "a rearranged weight": (lambda net, x: nn.functional.linear(x, net.linear.weight.t().reshape(2, 18).view(6, 6)), 2),
     "sizes that do not fit": (lambda net, x: x.transpose(0, 1).reshape(-1).view(6, 4, -1).sum((0, 1)), 3),
     "several outputs": (lambda net, x: (x.transpose(0, 1) * 2, net.linear(x.transpose(0, 1)).transpose(0, 1)), 1),
@@ -150,7 +158,7 @@ def test_a_graph_gives_what_it_gave(name: str) -> None:
 
 
 def test_a_copy_that_is_given_away_stays_one() -> None:
-    network = stirred(Runs(lambda net, x: x.transpose(1, 2).clone(memory_format=torch.contiguous_format).view(-1, 24)))
+    network = stirred(Runs(lambda net, x: x.clone(memory_format=torch.contiguous_format).view(-1, 24)))
     x = torch.ones(2, 4, 6).double()
     rearranged(network, x)(x).fill_(7.0)
     assert x.eq(1).all()
