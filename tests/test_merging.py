@@ -56,6 +56,37 @@ def test_other_norms_stay(make: Callable[[], nn.Module]) -> None:
     torch.testing.assert_close(merged(x), network(x))
 
 
+class Joins(nn.Module):
+    """Join an input (rows, ..., 4) with what doesn't depend on it, along an axis, ahead of a linear layer."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor], width: int = 12, bias: bool = True) -> None:
+        super().__init__()
+        self.join = join
+        self.linear, self.other = nn.Linear(width, 3, bias=bias), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.join(x, self.other(torch.ones(x.shape, dtype=x.dtype))))
+
+
+JOINS = {
+    "two": (lambda x, row: torch.cat([x, row, x], -1), 12, True, 1),
+    "one": (lambda x, row: torch.cat([row, x, row], -1), 12, True, 0),
+    "no bias": (lambda x, row: torch.cat([row, x], -1), 8, False, 0),
+    "rows": (lambda x, row: torch.cat([x, row], 1), 4, True, 1),
+    "rows that differ": (lambda x, row: torch.cat([x, row * torch.arange(5.0)[:, None]], -1), 8, True, 1),
+    "nothing else": (lambda x, row: torch.cat([row, row], -1) + 0 * x[..., :1], 8, True, 0),
+}
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_a_linear_layer_reads_no_constant_row(name: str) -> None:
+    join, width, bias, num_joined = JOINS[name]
+    network, x = stirred(Joins(join, width, bias)), torch.randn(3, 5, 4, dtype=torch.float64)
+    merged = merged_graph(network, x)
+    assert sum(node.target is aten.cat.default for node in merged.graph.nodes) == num_joined
+    torch.testing.assert_close(merged(x), network(x), rtol=1e-10, atol=1e-12)
+
+
 def stirred(network: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     with torch.no_grad():
