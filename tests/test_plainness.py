@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from subsense.constants import fold_constants
 from subsense.exporting import trace
-from subsense.plainness import plain
+from subsense.plainness import FUNCTIONS, plain
 
 Pair = namedtuple("Pair", ["first", "second"])
 
@@ -69,6 +70,35 @@ def test_refuses_what_it_is_not_for(given: Any, message: str) -> None:
     module = made(Tied())
     with pytest.raises(AssertionError, match=message):
         module(*given)
+
+
+class Operates(nn.Module):
+    """Do everything for which torch has a quicker function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.flat, self.square, self.cube = nn.Conv1d(6, 6, 3), nn.Conv2d(3, 6, 2), nn.Conv3d(3, 3, 1)
+        self.norm, self.linear = nn.LayerNorm(4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.square(self.cube(x[:, :, None])[:, :, 0])
+        x = torch.stack([self.flat(x.select(3, index)) for index in range(4)], 3).div(2).sub(0.5)
+        x = F.silu(self.norm(x)) * F.gelu(x, approximate="tanh") + x.sigmoid().tanh()
+        x = F.scaled_dot_product_attention(x, x, x).relu()
+        x = torch.cat([self.linear(x), x.softmax(-1).matmul(self.linear.weight)], 1).permute(0, 2, 1, 3).flatten(1, 2)
+        return torch.bmm(x.mean(1, keepdim=True), x.transpose(1, 2)).reshape(-1, 3, 12)
+
+
+def test_calls_the_functions_that_torch_has() -> None:
+    network, x = Operates().eval().requires_grad_(False), torch.randn(2, 3, 6, 5)
+    module = plain(fold_constants(trace(network, (x,), {}, free_batch=True)))
+    called = {node.target for node in module.graph.nodes}
+    assert not called.intersection(FUNCTIONS)
+    assert called.issuperset(FUNCTIONS.values())
+    for rows in (1, 2, 4):
+        x = torch.randn(rows, 3, 6, 5)
+        assert torch.equal(module(x), network(x))
 
 
 def test_is_compiled_and_exported_as_a_network_is() -> None:
