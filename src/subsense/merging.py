@@ -91,10 +91,14 @@ def _constant_row(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
 
 def _hold(module: fx.GraphModule, owner: str, layer: fx.Node, weight: Tensor, bias: Tensor) -> list[fx.Node]:
     """Give the nodes of a layer's new weight and bias, which are held beside what it had."""
+    nodes = []
     for part, value in (("weight", weight), ("bias", bias)):
-        module.get_submodule(owner).register_buffer(f"{layer.name}_{part}", value)
-    with module.graph.inserting_before(layer):
-        return [module.graph.get_attr(f"{owner}.{layer.name}_{part}".lstrip(".")) for part in ("weight", "bias")]
+        name = f"{layer.name}_{part}"
+        module.get_submodule(owner).register_buffer(name, value)
+        with module.graph.inserting_before(layer):
+            nodes.append(module.graph.get_attr(f"{owner}.{name}".lstrip(".")))
+        nodes[-1].meta["val"] = value
+    return nodes
 
 
 def _constant(module: fx.GraphModule, node: Any) -> Tensor | None:

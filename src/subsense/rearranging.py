@@ -21,6 +21,7 @@ import sympy
 import torch
 from torch import SymInt, Tensor, fx
 from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 aten = torch.ops.aten
 _REGROUPS = {  # they give the same numbers in the same order, as far as they give as many
@@ -179,6 +180,7 @@ class _Rearranging:
         self.arranged: dict[fx.Node, Arrangement] = {}
         self.built: dict[Any, fx.Node] = {}
         self.values: dict[fx.Node, Any] = {}
+        self.mode = FakeTensorMode()
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
@@ -264,11 +266,15 @@ class _Rearranging:
         return result
 
     def _imagine(self, node: fx.Node) -> None:
-        """Run a node on tensors of no numbers, where what it reads is known."""
-        value = node.meta.get("val")
-        if node.op == "call_function" and self.values.keys() >= {*node.all_input_nodes}:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
-            value = node.target(*args, **kwargs)  # type: ignore[operator]  # of a call_function it is a callable
+        """Run a node on tensors of no numbers, where what it reads is known.
+
+        The batch has a size here: with a free one the operations might put conditions on it.
+        """
+        with self.mode:
+            value = _of_no_numbers(node.meta.get("val"))
+            if node.op == "call_function" and self.values.keys() >= {*node.all_input_nodes}:
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+                value = node.target(*args, **kwargs)  # type: ignore[operator]  # of a call_function it is a callable
         if value is not None:
             self.values[node] = value
 
@@ -279,7 +285,7 @@ class _Rearranging:
         if isinstance(value, Tensor):
             whole = replace(arranged, axes=(arranged.parts,)).regroup(arranged.shape)
             for axis, stride in zip(whole.axes if whole else (), value.stride(), strict=False):
-                strides |= dict.fromkeys(axis, _hint(stride))
+                strides |= dict.fromkeys(axis, stride)
         return sorted(parts, key=lambda part: (-strides.get(part, 0), arranged.parts.index(part)))
 
 
@@ -321,6 +327,13 @@ def _keeps_rows(node: fx.Node) -> bool:
         axes: Any = node.args[1]
         return len(axes) == 1
     return node.target is aten.linear.default and node.args[0] not in node.args[1:]
+
+
+def _of_no_numbers(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        sizes, strides = ([_hint(size) for size in some] for some in (value.shape, value.stride()))
+        return torch.empty_strided(sizes, strides, dtype=value.dtype, device=value.device)
+    return _hint(value) if isinstance(value, SymInt | int) else None
 
 
 def _hint(size: Any) -> int:
