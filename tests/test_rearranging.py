@@ -136,6 +136,7 @@ CHAINS: dict[str, tuple[Callable[[Runs, Tensor], Any], int]] = {
     "one of several": (lambda net, x: x.transpose(1, 2).relu()[:, -2] + x[:, 0, :4], 2),
     "several of an axis of two parts": (lambda net, x: x.flatten(1)[:, 3] + 1, 2),
     "rows with numbers": (lambda net, x: x.mT + torch.arange(x.shape[0])[:, None, None], 2),
+    "as many as there are": (lambda net, x: x.mT[x.mT > 0].relu().unsqueeze(0).mT.exp().sum(), 3),
     "a norm over two axes": (
         lambda net, x: nn.functional.layer_norm(x.view(-1, 2, 2, 6).transpose(1, 2), (2, 6)) + 1,
         2,
@@ -163,6 +164,13 @@ def test_a_copy_that_is_given_away_stays_one() -> None:
     x = torch.ones(2, 4, 6).double()
     rearranged(network, x)(x).fill_(7.0)
     assert x.eq(1).all()
+
+
+def test_copies_that_are_given_away_are_two() -> None:
+    network = stirred(Runs(lambda net, x: ((y := x * 2).view(-1, 24).clone(), y.view(-1, 24).clone())))
+    first, second = rearranged(network, torch.ones(2, 4, 6).double())(torch.ones(2, 4, 6).double())
+    first.fill_(7.0)
+    assert second.eq(2).all()
 
 
 def stirred(network: nn.Module) -> nn.Module:

@@ -254,11 +254,12 @@ class _Rearranging:
     def _build(self, arranged: Arrangement, user: fx.Node) -> fx.Node:
         """Give a node for an arrangement, ahead of the one that reads it."""
         result, steps = arranged.source, arranged.steps()
-        if arranged.copied and user.op == "output":  # whoever gets it may write into it
+        given_away = user.op == "output"  # whoever gets it may write into it
+        if given_away and arranged.copied:
             steps = [*steps, (aten.clone.default, ())]
         for target, args in steps:
             key = (target, result, str(args))
-            if key not in self.built:
+            if given_away or key not in self.built:
                 with self.graph.inserting_before(user):
                     self.built[key] = self.graph.call_function(target, (result, *args))
                 self._imagine(self.built[key])
@@ -272,7 +273,7 @@ class _Rearranging:
         """
         with self.mode:
             value = _of_no_numbers(node.meta.get("val"))
-            if node.op == "call_function" and self.values.keys() >= {*node.all_input_nodes}:
+            if _gives_known_sizes(node) and self.values.keys() >= {*node.all_input_nodes}:
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
                 value = node.target(*args, **kwargs)  # type: ignore[operator]  # of a call_function it is a callable
         if value is not None:
@@ -329,12 +330,20 @@ def _keeps_rows(node: fx.Node) -> bool:
     return node.target is aten.linear.default and node.args[0] not in node.args[1:]
 
 
+def _gives_known_sizes(node: fx.Node) -> bool:
+    tags = node.target.tags if isinstance(node.target, OpOverload) else ()
+    by_value = torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
+    return node.op == "call_function" and not by_value
+
+
 def _of_no_numbers(value: Any) -> Any:
+    """Give a tensor alike, with a batch of the size with which it was traced; None where a size isn't known."""
     if isinstance(value, Tensor):
         sizes, strides = ([_hint(size) for size in some] for some in (value.shape, value.stride()))
-        return torch.empty_strided(sizes, strides, dtype=value.dtype, device=value.device)
+        known = None not in (*sizes, *strides)
+        return torch.empty_strided(sizes, strides, dtype=value.dtype, device=value.device) if known else None
     return _hint(value) if isinstance(value, SymInt | int) else None
 
 
-def _hint(size: Any) -> int:
-    return int(size.node.hint) if isinstance(size, SymInt) else int(size)
+def _hint(size: Any) -> Any:
+    return size.node.hint if isinstance(size, SymInt) else int(size)
