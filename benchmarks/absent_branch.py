@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/absent_branch.py --output absent.json
 
 For each network the frozen network on filled inputs (as its user would run it), the folded network (on the same), and
-the network without what is absent (on what is present) run in turns, in one thread. A figure is the median over rounds
-of the ratio of processor time in one round. Floating-point operations are those of `torch.utils.flop_counter`, which
-counts matrix products, convolutions and attention. Weights are drawn, adapter sets too. Prints a Markdown table;
-`--output` also writes JSON.
+the network without what is absent (on what is present) run in turns, another one first in each round, in one thread. A
+figure is the median over rounds of the ratio of processor time in one round. Floating-point operations are those of
+`torch.utils.flop_counter`, which counts matrix products, convolutions and attention. Weights are drawn, adapter sets
+too. Prints a Markdown table; `--output` also writes JSON.
 """
 
 from __future__ import annotations
@@ -225,9 +225,13 @@ def operations(module: nn.Module, arguments: tuple[Any, Any]) -> int:
 
 
 def in_turns(runs: Mapping[str, tuple[nn.Module, tuple[Any, Any]]], rounds: int) -> dict[str, list[float]]:
+    """Time each, beginning with another one in each round: what runs before leaves its mark on the allocator."""
     times: dict[str, list[float]] = {which: [] for which in runs}
+    names = list(runs)
     for turn in range(rounds + 3):
-        for which, (module, (args, kwargs)) in runs.items():
+        names = [*names[1:], names[0]]
+        for which in names:
+            module, (args, kwargs) = runs[which]
             start = time.process_time()
             module(*args, **kwargs)
             if turn >= 3:
