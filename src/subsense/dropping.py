@@ -18,7 +18,6 @@ from subsense.merging import merge
 from subsense.modalities import Axes, Combination, Modalities
 from subsense.model import FilledNetwork
 from subsense.plainness import plain
-from subsense.rearranging import rearrange
 
 
 def drop(filled: FilledNetwork, inputs: Inputs) -> nn.Module:
@@ -31,6 +30,8 @@ def drop(filled: FilledNetwork, inputs: Inputs) -> nn.Module:
     Raises:
         FoldError: the network can't be exported, is no function of its inputs, or the result gives other numbers.
     """
+    from subsense.rearranging import rearrange  # sympy and torch's tracing, which importing subsense should not cost
+
     args, kwargs = present_arguments(filled, inputs)
     graph = merge(fold_constants(trace(_Present(filled, inputs, args, kwargs), args, kwargs, free_batch=True)))
     dropped = plain(rearrange(graph))
