@@ -70,6 +70,7 @@ class _Rewriting:
         self.new: dict[fx.Node, fx.Node] = {}
 
     def run(self) -> fx.GraphModule:
+        """Give the new module."""
         codegen: Any = self.old.graph._codegen
         info = codegen.pytree_info
         self._copy_inputs(info.orig_args, info.in_spec)
