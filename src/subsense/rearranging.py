@@ -3,7 +3,7 @@
 A chain of reshapes, transpositions and selections is given by its two ends: the axes of its source, split as finely as
 needed, and how the axes of its result are made of these parts. So it is one reshape, one permutation, one selection and
 one reshape, of which most are nothing, and all where a chain ends as it began; copies on the way change no number. The
-query, key and value of a packed attention then share a reshape and a permutation, in place of fifteen steps.
+query, key and value of a packed attention then share a reshape and a permutation, in place of 17 steps.
 
 What works on each number alone, or on each row alone, does not mind in which order they lie: they are rearranged after
 it, where they may meet what puts them back. A linear layer's kernel does mind, and reads rows best as they lie.
