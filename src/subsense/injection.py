@@ -57,17 +57,12 @@ class Banks(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Give the dtype of all banks."""
-        return self._first.dtype
+        return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
         """Give the device of all banks."""
-        return self._first.device
-
-    @property
-    def _first(self) -> Tensor:
-        first: Tensor = getattr(self, attribute_name(self.names[0]))
-        return first
+        return next(self.parameters()).device
 
     def named(self) -> dict[str, nn.Parameter]:
         """Give the banks by name: ``site:adapter:parameter``."""
@@ -75,11 +70,13 @@ class Banks(nn.Module):
 
     def by_channel(self) -> list[nn.Parameter]:
         """Give the banks of the adapters that scale and shift channels."""
-        return [getattr(self, attribute) for attribute in self._by_channel]
+        banks: dict[str, Any] = self._parameters
+        return [banks[attribute] for attribute in self._by_channel]
 
     def of(self, site: Site, adapter: Adapter) -> dict[str, Tensor]:
         """Give the banks of one adapter at one site."""
-        return {name: getattr(self, attribute) for name, attribute in self._attributes[site.key, adapter.name].items()}
+        banks: dict[str, Any] = self._parameters  # past `Module.__getattr__`, which would be a third of a site's time
+        return {name: banks[attribute] for name, attribute in self._attributes[site.key, adapter.name].items()}
 
 
 class Injection:
@@ -102,7 +99,7 @@ class Injection:
         self._observed: Observed | None = None
         self._busy = False
         self._folded: Tensor | None = None
-        self._folds = False
+        self._folds, self._dtype = False, banks.dtype
         self.attach()
 
     def attach(self) -> None:
@@ -145,6 +142,7 @@ class Injection:
         if is_plain and torch.is_grad_enabled():
             route.pick(self.banks.by_channel())
         self._route, self._folds = route, is_plain and route.uniform and self._observed is None
+        self._dtype = self.banks.dtype
         try:
             yield
         finally:
@@ -209,7 +207,7 @@ class Injection:
         route = self._route
         if not self._folds or self._busy or route is None or torch._C._are_functorch_transforms_active():
             return None
-        if not isinstance(x, Tensor) or not layer.pays(x, self.banks.dtype):
+        if not isinstance(x, Tensor) or not layer.pays(x, self._dtype):
             return None
         mix = route.visit(site.key)
         rows = [

@@ -54,7 +54,7 @@ class Normalising:
 def normalising_of(layer: Layer, module: nn.Module) -> Normalising | None:
     """Give what runs a normalisation layer with any affine pair; None for one that isn't known.
 
-    >>> from subsense.layers import describe
+    >>> from subsense.describing import describe
     >>> module, layer = next(describe(nn.LayerNorm(2)))
     >>> normalising_of(layer, module).run(torch.tensor([[-1.0, 1.0]]), torch.tensor([2.0, 2.0]), torch.ones(2)).round()
     tensor([[-1.,  3.]])

@@ -52,7 +52,7 @@ class Scaling:
 
     def pays(self, x: Tensor, dtype: torch.dtype) -> bool:
         """Say whether it is right for an input, and cheaper than scaling the output."""
-        weight: Tensor = self.module.weight
+        weight = self._weight
         is_batched = self.layer.kind == "linear" or x.dim() == weight.dim()
         if x.dtype != weight.dtype or x.dtype != dtype or not is_batched or torch.is_autocast_enabled(x.device.type):
             return False
@@ -69,18 +69,22 @@ class Scaling:
 
     def compute(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
         """Compute gamma (W x + b) + beta in plain operations; None leaves that half out."""
-        _, bias = then((None, self.module.bias), (gamma, beta))
+        _, bias = then((None, self.module._parameters["bias"]), (gamma, beta))
         return self.run(x, self.scaled(gamma), bias)
 
     def scaled(self, gamma: Tensor | None) -> Tensor:
         """Give the scaled weight."""
-        weight: Tensor = self.module.weight
-        return weight if gamma is None else weight * gamma.view(self.form)
+        return self._weight if gamma is None else self._weight * gamma.view(self.form)
 
     @cached_property
     def form(self) -> tuple[int, ...]:
         """Give the shape in which a number for each channel multiplies the weight."""
-        return (-1, *[1] * (self.module.weight.dim() - 1))
+        return (-1, *[1] * (self._weight.dim() - 1))
+
+    @property
+    def _weight(self) -> Tensor:
+        weight: Tensor = self.module._parameters["weight"]  # past `Module.__getattr__`, since it is asked often
+        return weight
 
     def _pair(self, rows: Rows) -> Pair:
         """Give what the adapters together make of the output."""
@@ -99,7 +103,7 @@ class Scaling:
 def scaling_of(layer: Layer, module: nn.Module) -> Scaling | None:
     """Give what runs a layer scaled and shifted; None for one that isn't known.
 
-    >>> from subsense.layers import describe
+    >>> from subsense.describing import describe
     >>> module, layer = next(describe(nn.Linear(2, 1, bias=False).requires_grad_(False)))
     >>> scaling = scaling_of(layer, module)
     >>> weights = module.weight.fill_(1.0)
