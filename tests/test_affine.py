@@ -89,6 +89,14 @@ def test_both_sums_in_one_pass(shape: Any, features: Any, layout: Any, same: boo
     torch.testing.assert_close(plain, grad.sum_to_size(features), rtol=1e-10, atol=1e-10)
 
 
+def test_both_sums_have_gradients() -> None:
+    grad, y = torch.randn(2, 400, 64, dtype=torch.float64).requires_grad_().unbind()
+    total, plain = sums(grad, y, (64,))
+    found = torch.autograd.grad((total + plain).sum(), (grad, y))
+    assert torch.equal(found[0], y + 1)
+    assert torch.equal(found[1], grad)
+
+
 @pytest.mark.parametrize("recall", [Recall(output=True), Recall(layer=_norm)], ids=["output", "layer"])
 def test_gradients_have_gradients(recall: Recall, tensors: dict[str, Any]) -> None:
     inputs = tensors["x"].requires_grad_(), (2 + tensors["scale"].tanh()).requires_grad_(), tensors["shift"]

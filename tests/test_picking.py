@@ -41,6 +41,7 @@ def test_all_at_once_is_one_by_one(choice: Choice, banks: list[Tensor]) -> None:
     for one, bank, other in zip(picked, banks, expected, strict=True):
         torch.testing.assert_close(one, other)
         assert torch.equal(one, choice.of(bank))
+        assert torch.equal(choice.vector(bank), one[0])
     found = torch.autograd.grad(picked, banks, grads)
     for one, other in zip(found, torch.autograd.grad(expected, banks, grads), strict=True):
         torch.testing.assert_close(one, other)

@@ -181,6 +181,30 @@ def test_a_padding_of_another_kind_is_left_to_the_hook(mode: str) -> None:
     assert scaling_of(ss.plan(module).sites[0].layer, module) is None
 
 
+class Same(nn.Module):
+    """Give what it got, the very tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_a_layer_that_hands_on_what_it_got_is_adapted_too() -> None:
+    robust = with_sets(
+        ss.adapt(
+            Between(nn.Sequential(nn.Linear(6, 10), Same())),
+            {"left": "20 6", "right": "20 6"},
+            layers=[ss.LayerClass(Same, kind="norm", axis=-1, bias=None)],
+        )
+    )
+    batch = {"left": torch.randn(90, 20, 6)}
+    with torch.no_grad():
+        torch.testing.assert_close(robust(batch), plainly(robust)(batch))
+
+
 def test_a_forward_that_somebody_puts_on_stays(folded: list[str]) -> None:
     robust, batch = adapted("linear")
     module, calls = robust.network.layer, []

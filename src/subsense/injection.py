@@ -220,8 +220,11 @@ class Injection:
         return self._folded
 
     def is_folded(self, y: Any) -> bool:
-        """Say whether an output is what `fold_in` has just given."""
-        return y is self._folded and y is not None
+        """Say whether an output is what `fold_in` has just given; once, since a layer may hand on what it got."""
+        if y is None or y is not self._folded:
+            return False
+        self._folded = None
+        return True
 
     def _make_layers(self) -> dict[nn.Module, FoldedForward]:
         found = {}

@@ -43,6 +43,10 @@ class Choice:
             return _weighted(self.weights, bank)
         return self._where_used(bank.index_select(0, self.index))
 
+    def vector(self, bank: Tensor) -> Tensor:
+        """Mix a bank for rows that are all alike: (*features)."""
+        return self.of(bank)[0] if self.row is None else bank[self.row]
+
     def of_all(self, banks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give `of` for each bank, as one node of the graph."""
         picked: tuple[Tensor, ...] = _Picked.apply(self, *banks)  # type: ignore[no-untyped-call]  # torch's

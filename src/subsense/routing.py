@@ -134,7 +134,8 @@ class RouteMix:
 
     def vector(self, bank: Tensor) -> Tensor:
         """Mix a bank (bank row, *features) for a batch whose rows are alike: (*features)."""
-        return self._pick(bank)[0]
+        picked = self.route.picked.get(id(bank))
+        return self.route.choice.vector(bank) if picked is None else picked[0]
 
     def rows(self, bank: Tensor) -> Tensor:
         """Give the bank rows that matter: the one where all batch rows use the same, otherwise all."""
@@ -264,10 +265,16 @@ class Router:
             missing = [[float(not code >> bit & 1) for bit in range(len(self.modalities))] for code in codes]
             return Route(Choice(torch.tensor(missing, device=device)), uniform, placements)
         rows = [self.index.get(code, -1) for code in codes]
-        one_hot = [[float(row == column) for column in range(len(self.combinations))] for row in rows]
-        weights, index = torch.tensor(one_hot, device=device), torch.tensor(rows, device=device)
-        used = None if min(rows) >= 0 else index >= 0
-        return Route(Choice(weights, index.clamp(min=0), used, rows[0] if uniform else None), uniform, placements)
+        weights = torch.tensor([self._one_hot(row) for row in rows], device=device)
+        index = torch.tensor([max(0, row) for row in rows], device=device)
+        used = None if min(rows) >= 0 else torch.tensor([row >= 0 for row in rows], device=device)
+        return Route(Choice(weights, index, used, rows[0] if uniform else None), uniform, placements)
+
+    def _one_hot(self, row: int) -> list[float]:
+        weights = [0.0] * len(self.combinations)
+        if row >= 0:
+            weights[row] = 1.0
+        return weights
 
     def _rows(self, code: int, must: bool = False) -> tuple[int, ...]:
         if self.sharing == "additive":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from subsense.adapters.affine import LARGE, SMALLEST, sums
+from subsense.adapters.affine import SMALLEST, sums
 from subsense.adapters.base import Rows
 from subsense.adapters.channels import ByChannel, Pair, then
 from subsense.layers import Layer
@@ -30,6 +30,8 @@ Back = Callable[[Tensor, Tensor, tuple[torch.Size, tuple[int, ...]]], Tensor]
 """(gradient of the output, weight, shape and strides of the input) -> gradient of the input."""
 
 
+LARGE = 2**13
+"""Numbers of an output from which it is cheaper; below, what is written here in Python counts for more."""
 _convolution_backward = torch.ops.aten.convolution_backward.default
 
 
