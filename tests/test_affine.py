@@ -1,5 +1,6 @@
 """Every fast way to compute gamma y + beta gives the same numbers and gradients as plain operations."""
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -257,6 +258,17 @@ def test_a_norm_with_the_adapters_pair_gives_what_plain_operations_give(
     robust.injection.fold_in = lambda *args: None  # the hook adapts the layer's own output then
     assert close([output], [robust(batch).detach()])
     assert close(found, model_gradients(robust, batch))
+
+
+def test_a_copy_has_the_statistics_of_its_own_network() -> None:
+    robust = in_place(inplace=False).eval()
+    robust.mark_trained(robust.combinations)
+    batch = {"left": draw(MAPS)["left"].double()}
+    with torch.no_grad():
+        expected = robust(batch)
+        copied = copy.deepcopy(robust)
+        robust.network.norm.running_mean += 1
+        assert torch.equal(copied(batch), expected)
 
 
 def test_a_layer_that_makes_much_of_little_is_run_again(kept: list[Tensor]) -> None:

@@ -75,7 +75,7 @@ class Banks(nn.Module):
 
     def of(self, site: Site, adapter: Adapter) -> dict[str, Tensor]:
         """Give the banks of one adapter at one site."""
-        banks: dict[str, Any] = self._parameters  # past `Module.__getattr__`, which would be a third of a site's time
+        banks: dict[str, Any] = self._parameters  # past `Module.__getattr__`, since it is asked at every site
         return {name: banks[attribute] for name, attribute in self._attributes[site.key, adapter.name].items()}
 
 

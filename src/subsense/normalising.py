@@ -19,8 +19,8 @@ from subsense.adapters.base import Rows
 from subsense.layers import Layer
 from subsense.recalls import State
 
-Normalise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(input, weight, bias) -> output."""
+Run = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
+"""(module, input, weight, bias) -> output."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Normalising:
 
     layer: Layer
     module: nn.Module
-    run: Normalise
+    run: Run
     keeps_output: ClassVar[bool] = False
 
     def pays(self, x: Tensor, dtype: torch.dtype) -> bool:
@@ -48,7 +48,7 @@ class Normalising:
         bias = layer.bias.read(self.module) if layer.bias else None
         for adapter, row in rows:
             weight, bias = adapter.fold(layer, row, weight, bias)
-        return self.run(x, weight, bias)
+        return self.run(self.module, x, weight, bias)
 
 
 def normalising_of(layer: Layer, module: nn.Module) -> Normalising | None:
@@ -56,30 +56,28 @@ def normalising_of(layer: Layer, module: nn.Module) -> Normalising | None:
 
     >>> from subsense.describing import describe
     >>> module, layer = next(describe(nn.LayerNorm(2)))
-    >>> normalising_of(layer, module).run(torch.tensor([[-1.0, 1.0]]), torch.tensor([2.0, 2.0]), torch.ones(2)).round()
+    >>> normalising = normalising_of(layer, module)
+    >>> normalising.run(module, torch.tensor([[-1.0, 1.0]]), torch.tensor([2.0, 2.0]), torch.ones(2)).round()
     tensor([[-1.,  3.]])
     """
-    make = _KNOWN.get(type(module).forward)
-    return None if make is None else Normalising(layer, module, make(module))
+    run = _KNOWN.get(type(module).forward)
+    return None if run is None else Normalising(layer, module, run)
 
 
-def _layer_norm(module: Any) -> Normalise:
-    return lambda x, weight, bias: F.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
+def _layer_norm(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
 
 
-def _rms_norm(module: Any) -> Normalise:
-    return lambda x, weight, bias: F.rms_norm(x, module.normalized_shape, weight, module.eps)
+def _rms_norm(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.rms_norm(x, module.normalized_shape, weight, module.eps)
 
 
-def _batch_norm(module: Any) -> Normalise:
-    def normalise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        uses_batch = module.running_mean is None
-        return F.batch_norm(x, module.running_mean, module.running_var, weight, bias, uses_batch, 0.0, module.eps)
-
-    return normalise
+def _batch_norm(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    uses_batch = module.running_mean is None
+    return F.batch_norm(x, module.running_mean, module.running_var, weight, bias, uses_batch, 0.0, module.eps)
 
 
-_KNOWN: Mapping[Any, Callable[[Any], Normalise]] = {
+_KNOWN: Mapping[Any, Run] = {
     nn.LayerNorm.forward: _layer_norm,
     nn.RMSNorm.forward: _rms_norm,
     _BatchNorm.forward: _batch_norm,

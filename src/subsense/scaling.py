@@ -24,10 +24,10 @@ from subsense.adapters.channels import ByChannel, Pair, then
 from subsense.layers import Layer
 from subsense.recalls import State
 
-Run = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(input, weight, bias) -> output."""
-Back = Callable[[Tensor, Tensor, tuple[torch.Size, tuple[int, ...]]], Tensor]
-"""(gradient of the output, weight, shape and strides of the input) -> gradient of the input."""
+Run = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
+"""(module, input, weight, bias) -> output."""
+Back = Callable[[Any, Tensor, Tensor, tuple[torch.Size, tuple[int, ...]]], Tensor]
+"""(module, gradient of the output, weight, shape and strides of the input) -> gradient of the input."""
 
 
 LARGE = 2**13
@@ -72,7 +72,7 @@ class Scaling:
     def compute(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
         """Compute gamma (W x + b) + beta in plain operations; None leaves that half out."""
         _, bias = then((None, self.module._parameters["bias"]), (gamma, beta))
-        return self.run(x, self.scaled(gamma), bias)
+        return self.run(self.module, x, self.scaled(gamma), bias)
 
     def scaled(self, gamma: Tensor | None) -> Tensor:
         """Give the scaled weight."""
@@ -117,26 +117,32 @@ def scaling_of(layer: Layer, module: nn.Module) -> Scaling | None:
 
 
 def _linear(layer: Layer, module: nn.Module) -> Scaling:
-    return Scaling(layer, module, F.linear, lambda grad, weight, form: grad @ weight)
+    return Scaling(layer, module, _multiply, _multiply_back)
+
+
+def _multiply(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight, bias)
+
+
+def _multiply_back(module: Any, grad: Tensor, weight: Tensor, form: Any) -> Tensor:
+    return grad @ weight
 
 
 def _convolution(convolve: Callable[..., Tensor], layer: Layer, module: Any) -> Scaling | None:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         return None
-    where = module.stride, module.padding, module.dilation
+    return Scaling(layer, module, partial(_convolve, convolve), _convolve_back, prod(module.stride))
 
-    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return convolve(x, weight, bias, *where, module.groups)
 
-    def back(grad: Tensor, weight: Tensor, form: tuple[torch.Size, tuple[int, ...]]) -> Tensor:
-        none, wanted = [0] * len(module.stride), [True, False, False]
-        like = grad.new_empty_strided(*form)  # of the input no more than its form is looked at
-        found: tuple[Tensor, None, None] = _convolution_backward(
-            grad, like, weight, None, *where, False, none, module.groups, wanted
-        )
-        return found[0]
+def _convolve(convolve: Callable[..., Tensor], module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return convolve(x, weight, bias, module.stride, module.padding, module.dilation, module.groups)
 
-    return Scaling(layer, module, run, back, prod(module.stride))
+
+def _convolve_back(module: Any, grad: Tensor, weight: Tensor, form: tuple[torch.Size, tuple[int, ...]]) -> Tensor:
+    like = grad.new_empty_strided(*form)  # of the input no more than its form is looked at
+    where = module.stride, module.padding, module.dilation, False, [0] * len(module.stride), module.groups
+    found: tuple[Tensor, None, None] = _convolution_backward(grad, like, weight, None, *where, [True, False, False])
+    return found[0]
 
 
 _KNOWN: Mapping[Any, Callable[[Layer, nn.Module], Scaling | None]] = {
@@ -164,7 +170,7 @@ class _Scaled(torch.autograd.Function):
         grad = grad if scaling.layer.kind == "conv" else grad.contiguous()
         d_x = None
         if ctx.needs_input_grad[0]:
-            d_x = scaling.back(grad, scaling.scaled(gamma), ctx.form)
+            d_x = scaling.back(scaling.module, grad, scaling.scaled(gamma), ctx.form)
         shape = [1] * grad.dim()
         shape[scaling.layer.axis] = len(gamma)
         y = scaling.compute(kept, None, None) if ctx.again else kept
