@@ -28,8 +28,6 @@ Run = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
 """(module, input, weight, bias) -> output."""
 Back = Callable[[Any, Tensor, Tensor, tuple[torch.Size, tuple[int, ...]]], Tensor]
 """(module, gradient of the output, weight, shape and strides of the input) -> gradient of the input."""
-
-
 LARGE = 2**13
 """Numbers of an output from which it is cheaper; below, what is written here in Python counts for more."""
 _convolution_backward = torch.ops.aten.convolution_backward.default
@@ -55,7 +53,7 @@ class Scaling:
     def pays(self, x: Tensor, dtype: torch.dtype) -> bool:
         """Say whether it is right for an input, and cheaper than scaling the output."""
         weight = self._weight
-        is_batched = self.layer.kind == "linear" or x.dim() == weight.dim()
+        is_batched = x.dim() > 0 if self.layer.kind == "linear" else x.dim() == weight.dim()
         if x.dtype != weight.dtype or x.dtype != dtype or not is_batched or torch.is_autocast_enabled(x.device.type):
             return False
         return LARGE <= self._made(x) >= weight.numel()
@@ -99,7 +97,7 @@ class Scaling:
     def _made(self, x: Tensor) -> int:
         """Count the numbers of the output, but for what padding adds or takes."""
         inputs = x.shape[-1] if self.layer.kind == "linear" else x.shape[1]
-        return x.numel() // inputs // self.stride * self.layer.channels
+        return x.numel() // max(1, inputs) // self.stride * self.layer.channels
 
 
 def scaling_of(layer: Layer, module: nn.Module) -> Scaling | None:
