@@ -1,10 +1,5 @@
 """Run the command line in this process, on a user's own network, data and recipe."""
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from typer.testing import CliRunner, Result
 
 from subsense.cli import app
@@ -90,14 +85,3 @@ def fail(code: int, *arguments: object) -> str:
     assert result.stdout == ""
     assert isinstance(result.exception, SystemExit)
     return " ".join(result.stderr.replace("│", " ").split())
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Stand in a folder with a user's own network, data and recipe; give the recipe."""
-    (tmp_path / "own_code.py").write_text(OWN_CODE, "utf-8")
-    (tmp_path / "own.yaml").write_text(OWN_RECIPE, "utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path / "own.yaml"
-    sys.modules.pop("own_code", None)

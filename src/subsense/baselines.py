@@ -10,10 +10,11 @@ from torch import nn
 
 from subsense.calling import CallSpec, parse_call, spread_arguments
 from subsense.errors import TrainingError
+from subsense.filled import FilledNetwork
 from subsense.filling import Filling
 from subsense.metrics import Measure
 from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities
-from subsense.model import FilledNetwork, RobustModel
+from subsense.model import RobustModel
 from subsense.training.adapting import make_validation
 from subsense.training.draws import Drawer
 from subsense.training.loop import fit

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from subsense.constants import fold_constants
 from subsense.errors import FoldError
 from subsense.exporting import CHECKED_ROWS, CLOSE, compare, take_rows, trace
+from subsense.filled import FilledNetwork
 from subsense.grouping import output_tensors
 from subsense.inputs import Filled, Inputs, named, read
 from subsense.merging import merge
 from subsense.modalities import Axes, Combination, Modalities
-from subsense.model import FilledNetwork
 from subsense.plainness import plain
 
 

@@ -17,8 +17,9 @@ from subsense import metrics
 from subsense.adapters import to_json
 from subsense.batches import available, take
 from subsense.errors import InputError, closest
+from subsense.filled import FilledNetwork
 from subsense.modalities import Combination, CombinationLike, Modalities
-from subsense.model import FilledNetwork, RobustModel
+from subsense.model import RobustModel
 from subsense.results import AdapterFacts, Column, NetworkFacts, Results, Row
 
 if TYPE_CHECKING:

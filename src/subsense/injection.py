@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks
 from torch.utils.hooks import RemovableHandle
 
-from subsense.adapters.affine import Recall, is_plain_autograd
+from subsense.adapters.affine import Recall
 from subsense.adapters.base import Adapter, Route
 from subsense.adapters.channels import ByChannel
 from subsense.attention import AdaptedAttention
 from subsense.attributes import attribute_name
+from subsense.autograd import is_plain
 from subsense.errors import LayerNeverCalled, PlanError, UnsupportedLayer
 from subsense.normalising import Normalising, normalising_of
 from subsense.plan import Plan, Site
@@ -138,10 +139,10 @@ class Injection:
         """Let adapters act along a route; raise `PlanError` where they have been detached."""
         if not self.attached:
             raise PlanError(f"{type(self.network).__name__} was detached, so no adapter can act; adapt it again")
-        is_plain = is_plain_autograd()
-        if is_plain and torch.is_grad_enabled():
+        plain = is_plain()
+        if plain and torch.is_grad_enabled():
             route.pick(self.banks.by_channel())
-        self._route, self._folds = route, is_plain and route.uniform and self._observed is None
+        self._route, self._folds = route, plain and route.uniform and self._observed is None
         self._dtype = self.banks.dtype
         try:
             yield
@@ -359,7 +360,7 @@ def start_banks(plan: Plan, num_rows: int, like: nn.Module, generator: torch.Gen
     dtype = bank_dtype(like)
     banks = {}
     for name, (site, adapter, parameter) in bank_names(plan).items():
-        banks[name] = torch.zeros((num_rows, *site.adapters[adapter][parameter]), dtype=dtype)
+        banks[name] = torch.empty((num_rows, *site.adapters[adapter][parameter]), dtype=dtype)
         adapter.start(parameter, banks[name], generator)
     return banks
 

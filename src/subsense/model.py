@@ -15,6 +15,7 @@ from subsense.adapters import Adapter, Method
 from subsense.calling import Call, CallSpec, parse_call, spread_arguments
 from subsense.declarations import Declaration
 from subsense.errors import InputError
+from subsense.filled import FilledNetwork
 from subsense.filling import Filling, FillSpec
 from subsense.freezing import Before
 from subsense.graphs import Graphs
@@ -101,34 +102,6 @@ def inject(
     """Put adapters into a network, with these banks; everything was checked before."""
     banks = Banks(plan, tensors, network)
     return RobustModel(network, plan, banks, fill, router, Injection(network, plan, banks), call)
-
-
-class FilledNetwork(nn.Module):
-    """Call a network on inputs of which some are missing, with stand-ins and without adapters.
-
-    Args:
-        network: the network.
-        fill: makes the stand-ins.
-        call: how the network is called.
-    """
-
-    def __init__(self, network: nn.Module, fill: Filling, call: Call) -> None:
-        super().__init__()
-        self.network, self.fill, self.call = network, fill, call
-
-    @property
-    def modalities(self) -> Modalities:
-        """Give the declared modalities."""
-        return self.fill.modalities
-
-    def fill_in(self, inputs: Inputs, present: Tensor | None = None) -> Filled:
-        """Give every modality's tensors, stand-ins where they are missing."""
-        filled: Filled = self.fill(read(self.modalities, inputs, present))
-        return filled
-
-    def forward(self, inputs: Inputs, present: Tensor | None = None) -> Any:
-        """Give the network's output on filled inputs; see `RobustModel.forward`."""
-        return self.call(self.network, self.modalities, self.fill_in(inputs, present))
 
 
 @dataclass

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subsense.autograd import apply
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -49,7 +51,7 @@ class Choice:
 
     def of_all(self, banks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give `of` for each bank, as one node of the graph."""
-        picked: tuple[Tensor, ...] = _Picked.apply(self, *banks)  # type: ignore[no-untyped-call]  # torch's
+        picked: tuple[Tensor, ...] = apply(_Picked, self, *banks)
         return picked
 
     def spread(self, grad: Tensor) -> Tensor:

@@ -274,9 +274,9 @@ class _Rearranging:
         """
         with self.mode:
             value = _of_no_numbers(node.meta.get("val"))
-            if _gives_known_sizes(node) and self.values.keys() >= {*node.all_input_nodes}:
+            if callable(node.target) and _gives_known_sizes(node) and self.values.keys() >= {*node.all_input_nodes}:
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
-                value = node.target(*args, **kwargs)  # type: ignore[operator]  # of a call_function it is a callable
+                value = node.target(*args, **kwargs)
         if value is not None:
             self.values[node] = value
 

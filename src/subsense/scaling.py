@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from subsense.adapters.affine import SMALLEST, sums
 from subsense.adapters.base import Rows
 from subsense.adapters.channels import ByChannel, Pair, then
+from subsense.autograd import apply
 from subsense.layers import Layer
 from subsense.recalls import State
 
@@ -64,7 +65,7 @@ class Scaling:
         if gamma is None or not torch.is_grad_enabled() or not gamma.requires_grad:
             return self.compute(x, gamma, beta)
         again = torch.linalg.vector_norm(gamma.detach(), -inf).item() <= SMALLEST
-        output: Tensor = _Scaled.apply(x, gamma, beta, self, again)  # type: ignore[no-untyped-call]  # torch's
+        output: Tensor = apply(_Scaled, x, gamma, beta, self, again)
         return output if again or state in ("steady", "lonely") else output.clone()
 
     def compute(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from subsense.autograd import apply, is_plain
 
 SMALLEST = 0.1
 """Below this gamma, dividing by it would lose too many digits, so that ``y`` is kept."""
@@ -60,19 +61,12 @@ def affine(x: Tensor, y: Tensor, gamma: Tensor | None, beta: Tensor | None, reca
     if gamma is None or recall is None:
         return _compute(y, gamma, beta)
     if recall.layer is not None:
-        return _apply(_FromLayer, y, x, gamma, beta, recall)
-    if recall.output and float(gamma.detach().abs().amin()) > SMALLEST:
-        return _apply(_FromOutput, y, gamma, beta, recall)
-    return _compute(y, gamma, beta)
-
-
-def is_plain_autograd() -> bool:
-    """Say whether autograd runs as ever: no graph is made, no function is transformed."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-    )
+        adapted: Tensor = apply(_FromLayer, y, x, gamma, beta, recall)
+    elif recall.output and float(gamma.detach().abs().amin()) > SMALLEST:
+        adapted = apply(_FromOutput, y, gamma, beta, recall)
+    else:
+        adapted = _compute(y, gamma, beta)
+    return adapted
 
 
 def sums(grad: Tensor, y: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -120,7 +114,7 @@ def _both_sums(grad: Tensor, y: Tensor, first: int, last: int) -> tuple[Tensor, 
 
 def _is_ordinary(y: Tensor, gamma: Tensor | None, beta: Tensor | None) -> bool:
     """Say whether eager autograd runs, in the precision of the parameters; everything else gets plain operations."""
-    return is_plain_autograd() and all(one is None or one.dtype == y.dtype for one in (gamma, beta))
+    return is_plain() and all(one is None or one.dtype == y.dtype for one in (gamma, beta))
 
 
 def _compute(y: Tensor, gamma: Tensor | None, beta: Tensor | None, target: Tensor | None = None) -> Tensor:
@@ -176,8 +170,3 @@ class _FromLayer(torch.autograd.Function):
         x, gamma, beta = ctx.saved_tensors
         d_gamma, plain = sums(grad, ctx.layer(x), gamma.shape)
         return grad * gamma, None, d_gamma, None if beta is None else plain, None
-
-
-def _apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
-    output: Tensor = function.apply(*args)
-    return output

@@ -80,7 +80,7 @@ class Adapter(Protocol):
         ...
 
     def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
-        """Set one parameter of all bank rows, (bank row, ...) and zeros until now, to its start."""
+        """Set one parameter of all bank rows, (bank row, ...), to its start."""
         ...
 
     def apply(

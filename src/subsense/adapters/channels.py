@@ -23,8 +23,9 @@ class ByChannel(ABC):
     def pair(self, row: Mapping[str, Tensor]) -> Pair:
         """Give gamma and beta, shaped as the parameters are."""
 
-    def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:  # noqa: B027  # zeros they are
+    def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
         """Start at zero: the identity."""
+        bank.zero_()
 
     def apply(
         self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor

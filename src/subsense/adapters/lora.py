@@ -64,10 +64,12 @@ class LoRA:
         return {"down": (self.rank, *inputs), "up": (self.rank, layer.channels)}
 
     def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
-        """Draw A as `nn.Linear` draws its weight; B stays at zero."""
+        """Draw A as `nn.Linear` draws its weight; B starts at zero."""
         if name == "down":
             bound = 1 / math.sqrt(bank[0, 0].numel())
             bank.uniform_(-bound, bound, generator=generator)
+        else:
+            bank.zero_()
 
     def apply(
         self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor

@@ -34,6 +34,7 @@ class Norm:
 
     def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
         """Start at zero: the identity."""
+        bank.zero_()
 
     def apply(
         self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor

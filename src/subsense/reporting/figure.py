@@ -27,8 +27,12 @@ _MARKS: dict[str, dict[str, Any]] = {
 
 def png(results: Results, dpi: int = 160) -> bytes:
     """Draw the figure as a PNG."""
+    return to_png(draw(results), dpi)
+
+
+def to_png(figure: Figure, dpi: int) -> bytes:
+    """Give a figure as a PNG, without a global setting."""
     buffer = io.BytesIO()
-    figure = draw(results)
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": "subsense"})
     return buffer.getvalue()

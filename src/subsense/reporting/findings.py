@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from subsense.findings import Chart, Finding, Mark, Series
+from subsense.reporting.figure import to_png
 
 # Okabe and Ito's palette, as in the tables' pictures.
 _LOOKS: dict[str, dict[str, Any]] = {
@@ -51,11 +50,7 @@ def markdown(finding: Finding, picture: str) -> str:
 
 def png(finding: Finding, dpi: int = 120) -> bytes:
     """Draw a finding's charts side by side."""
-    buffer = io.BytesIO()
-    figure = draw(finding)
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": "subsense"})
-    return buffer.getvalue()
+    return to_png(draw(finding), dpi)
 
 
 def draw(finding: Finding) -> Figure:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from subsense.batches import num_rows
+from subsense.filled import FilledNetwork
 from subsense.modalities import Combination, Modalities
-from subsense.model import FilledNetwork, RobustModel
+from subsense.model import RobustModel
 
 Fixed = Mapping[str, Tensor]
 """Parameter's name -> bool, along its first axes: what must not move."""
