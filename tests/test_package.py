@@ -1,7 +1,6 @@
 """The face of the package: its public names, and what importing it costs."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -80,28 +79,25 @@ HEAVY = {
     "yaml",
 }
 
+MOST_MODULES = 140
+
 IMPORT = """
-import json, sys, time
+import json, sys
 import torch
-start = time.process_time()
+before = set(sys.modules)
 import subsense
-seconds = time.process_time() - start
-print(json.dumps({"seconds": seconds, "modules": sorted({name.partition(".")[0] for name in sys.modules})}))
+print(json.dumps({"all": sorted(sys.modules), "brought": sorted(set(sys.modules) - before)}))
 """
 
 
-def import_in_new_process() -> tuple[float, set[str]]:
-    """Measure what `import subsense` adds to `import torch`: CPU seconds, and the top-level modules loaded at the end.
+def import_in_new_process() -> tuple[set[str], set[str]]:
+    """Give the top-level modules that `import subsense` leaves loaded, and all modules beside torch's.
 
-    CPU time is what the clock shows on an idle machine, and stays so on a busy one. Bytecode is kept, as it is for an
-    installed package.
+    Modules are counted, not seconds: `make bench` has the time, which depends on what else the machine does.
     """
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    run = subprocess.run(
-        [sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True, timeout=120, env=env
-    )
+    run = subprocess.run([sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True)
     found = json.loads(run.stdout)
-    return found["seconds"], set(found["modules"])
+    return {name.partition(".")[0] for name in found["all"]}, set(found["brought"])
 
 
 def test_public_names_are_the_promised_ones() -> None:
@@ -116,14 +112,11 @@ def test_public_name_exists_and_is_documented(name: str) -> None:
 
 
 def test_import_loads_nothing_heavy() -> None:
-    _, modules = import_in_new_process()
+    modules, _ = import_in_new_process()
     assert "subsense" in modules
     assert not (loaded := modules & HEAVY), f"import subsense also imports {sorted(loaded)}"
 
 
-def test_import_costs_little_more_than_torch() -> None:
-    # Noise only ever adds time, so one good run out of five is proof.
-    seconds = []
-    while len(seconds) < 5 and (not seconds or min(seconds) > 0.2):
-        seconds.append(import_in_new_process()[0])
-    assert min(seconds) <= 0.2, f"import subsense takes {min(seconds):.2f} s more than import torch"
+def test_import_brings_few_modules() -> None:
+    _, brought = import_in_new_process()
+    assert len(brought) <= MOST_MODULES, f"import subsense brings {len(brought)} modules: {sorted(brought)}"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +141,16 @@ def handling(case: Case, device: str) -> Numbers:
         numbers["fingerprint"] = milliseconds(lambda: robust.network_fingerprint(), 5)
         numbers["load 15 sets"] = milliseconds(lambda: ss.load(folder, network, call=_function(case)).detach(), 7)
     return numbers | {f"peft {name}": number for name, number in _peft_handling(case, device).items()}
+
+
+def importing(effort: Effort) -> Numbers:
+    """Time a new process that imports subsense beside one that imports torch alone, bytecode kept as when installed."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+    def start(statement: str) -> Callable[[], None]:
+        return lambda: subprocess.run([sys.executable, "-c", statement], check=True, env=env) and None
+
+    return ratios({"torch": start("import torch"), "subsense": start("import subsense")}, "torch", effort, "process")
 
 
 def graphs(case: Case, device: str) -> Numbers:

@@ -37,7 +37,12 @@ def jobs(networks: Sequence[str], threads: Sequence[int], device: str, quick: bo
     for number in threads:
         found += _timed(cases, number, device, effort)
         if number == threads[0]:
-            found += [*_counted(cases, device, effort), *_growth(device, quick), *_absent(device, quick)]
+            found += [
+                Job("import / torch", "none", 1, partial(figures.importing, effort)),
+                *_counted(cases, device, effort),
+                *_growth(device, quick),
+                *_absent(device, quick),
+            ]
     return found
 
 

@@ -117,13 +117,13 @@ def _turned(functions: Functions, by: int) -> list[tuple[str, Callable[[], Any]]
 
 
 def _time(run: Callable[[], Any], device: str) -> float:
+    """Give the seconds that a function takes; device `process` means that its work is done by another process."""
     clock = time.thread_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    if device != "cpu":
-        torch.cuda.synchronize()
+    wait = torch.cuda.synchronize if device not in ("cpu", "process") else lambda: None
+    wait()
     begin = clock()
     run()
-    if device != "cpu":
-        torch.cuda.synchronize()
+    wait()
     return clock() - begin
 
 

@@ -56,6 +56,7 @@ GOALS = [
          {"vilt": 15, "segformer": 15}, " ms"),
     Goal("load 15 sets", "handling, ms", "", "load 15 sets", ("peft load 15 sets", "fingerprint"),
          {"vilt": 5, "segformer": 5}, " ms"),
+    Goal("import subsense / import torch", "import / torch", "subsense", "ratio"),
     Goal("torch.compile, graphs for all combinations", "graphs", "", "graphs", ("combinations",), {"segformer": 1}),
     Goal("torch.export, combination an input: differs from eager by", "graphs", "", "export differs by", (),
          {"segformer": GAP}),
