@@ -26,7 +26,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import subsense as ss
-from subsense import baselines, data, zoo
+from subsense import data, zoo
+from subsense.training import baselines
 
 PRETRAIN_EPOCHS = 40
 SEPARATE_EPOCHS = 32

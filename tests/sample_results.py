@@ -1,6 +1,6 @@
 """Results made by hand, for tests of what is done with results."""
 
-from subsense.results import AdapterFacts, NetworkFacts, Results, Row
+from subsense.evaluation.results import AdapterFacts, NetworkFacts, Results, Row
 
 
 def make_results(modalities=("rgb", "depth"), values=None, **changes):

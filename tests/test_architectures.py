@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 import subsense as ss
 from architectures import ARCHITECTURES, ROWS, Architecture
 from subsense import RobustModel
-from subsense.injection import SiteHook
+from subsense.injection.hooks import SiteHook
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
 

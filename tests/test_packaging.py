@@ -31,7 +31,12 @@ def test_wheel_holds_code_and_package_data(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     assert {path.relative_to(PACKAGE.parent).as_posix() for path in sources} <= packed
     assert "subsense/py.typed" in packed
-    for kind in ("recipes/*.yaml", "reporting/**/*.html.j2", "reporting/**/*.js", "reporting/**/*.css"):
+    for kind in (
+        "recipes/shipped/*.yaml",
+        "evaluation/reporting/**/*.html.j2",
+        "evaluation/reporting/**/*.js",
+        "evaluation/reporting/**/*.css",
+    ):
         assert list(PACKAGE.glob(kind)), f"no {kind} in the source"
 
 
@@ -52,7 +57,12 @@ def test_wheel_works_alone_in_an_empty_environment(wheel: Path, tmp_path: Path) 
     assert "digits" in run(subsense, "ls", cwd=tmp_path)
     assert "folded: outputs differ by at most" in run(subsense, "demo", cwd=tmp_path)
     assert (tmp_path / "runs" / "demo" / "results.html").exists()
-    run(bin / "python", "-c", "import subsense, subsense.testing, subsense.recipe, subsense.reporting", cwd=tmp_path)
+    run(
+        bin / "python",
+        "-c",
+        "import subsense, subsense.testing, subsense.recipes, subsense.evaluation.reporting",
+        cwd=tmp_path,
+    )
     installed = run(bin / "python", "-c", "import subsense; print(subsense.__file__)", cwd=tmp_path)
     assert Path(installed.strip()).is_relative_to(tmp_path)
     run(bin / "python", "-m", "pip", "check", cwd=tmp_path)

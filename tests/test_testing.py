@@ -9,7 +9,7 @@ from torch import nn
 
 from subsense import PlanError
 from subsense.adapters import METHODS, SSF, BitFit, LoRA, Norm, Scale, Shift
-from subsense.routing import SHARINGS
+from subsense.routing.router import SHARINGS
 from subsense.testing import LAYER_KINDS, check_adapter, check_dataset, check_network
 
 NORMS = {name for name in LAYER_KINDS if "Norm" in name or "norm" in name}

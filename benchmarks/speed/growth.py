@@ -11,7 +11,7 @@ import subsense as ss
 from benchmarks.speed import figures, ways
 from benchmarks.speed.measuring import Effort, kept_bytes, milliseconds, ratios
 from benchmarks.speed.networks import Case, segformer, vilt
-from subsense.training.stepping import make_adamw
+from subsense.training.step import make_adamw
 
 Numbers = dict[str, Any]
 SMALL = {"H": 64, "W": 64}  # small images, so that what grows is seen and not drowned by the network

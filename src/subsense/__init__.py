@@ -5,9 +5,8 @@ chosen at inference by what is present, and folded into plain networks for deplo
 """
 
 from subsense.adapters import SSF, BitFit, LoRA, Norm, Scale, Shift
-from subsense.baselines import finetune, train_dedicated
-from subsense.checkpoint import load, save
-from subsense.declarations import AttentionClass, LayerClass
+from subsense.adapters.layers.declare import AttentionClass, LayerClass
+from subsense.deployment.fold import fold, prepare
 from subsense.errors import (
     CheckpointError,
     DamagedFile,
@@ -33,15 +32,17 @@ from subsense.errors import (
     UntrainedCombination,
     WriteError,
 )
-from subsense.evaluation import evaluate
-from subsense.filling import Constant, Mean
-from subsense.folding import fold, prepare
+from subsense.evaluation.evaluate import evaluate
+from subsense.evaluation.reporting import collect_examples, report
+from subsense.evaluation.results import Results
+from subsense.injection.planning import Plan, plan
 from subsense.modalities import Combination, Modalities
-from subsense.model import RobustModel, adapt
-from subsense.plan import Plan, plan
-from subsense.reporting import collect_examples, report
-from subsense.results import Results
+from subsense.modalities.filling import Constant, Mean
+from subsense.model.adapt import adapt
+from subsense.model.checkpoint import load, save
+from subsense.model.robust import RobustModel
 from subsense.training import Distill, train
+from subsense.training.baselines import finetune, train_dedicated
 
 __version__ = "0.1.0"
 

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subsense.adapters import Method
-from subsense.checkpoint import load, save
-from subsense.declarations import AttentionClass, LayerClass
-from subsense.folding import fold
-from subsense.grouping import output_tensors
-from subsense.inputs import Inputs, read
+from subsense.adapters.layers.declare import AttentionClass, LayerClass
+from subsense.deployment.fold import fold
 from subsense.modalities import AxisSpec, Modalities
-from subsense.model import RobustModel, adapt
+from subsense.modalities.inputs import Inputs, read
+from subsense.model.adapt import adapt
+from subsense.model.checkpoint import load, save
+from subsense.model.robust import RobustModel
+from subsense.routing.groups import output_tensors
 
 FOLD_TOLERANCE = 1e-5  # relative to the greatest output, float32
 ROW_TOLERANCE = 1e-5

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_map
 import subsense as ss
 from architectures import ROWS, Architecture
 from subsense import RobustModel
-from subsense.grouping import output_tensors
-from subsense.injection import SiteHook
+from subsense.injection.hooks import SiteHook
+from subsense.routing.groups import output_tensors
 
 METHOD = ("ssf", "lora")
 SEED = 2

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 import subsense as ss
 from networks import TOWERS, draw, make, only, with_sets
-from subsense.results import Results
+from subsense.evaluation.results import Results
 from subsense.training.state import save_state
 from training_examples import make_loader, make_robust
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import subsense as ss
-from subsense.recipe import load_recipe, parse_recipe, shipped_recipes
+from subsense.recipes.reading import load_recipe, parse_recipe, shipped_recipes
 
 FEW = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=1000)

@@ -2,7 +2,7 @@
 
 In plain operations autograd keeps ``y`` at every site, though something else already holds what it takes to get it
 back: the output, ``y = (out - beta) / gamma``, which the next layer mostly keeps; or a normalisation layer's own input.
-Which of them is safe is the caller's to know (`subsense.injection.Recalls`); wherever there is a doubt, ``y`` is kept.
+Which of them is safe is the caller's to know (`subsense.injection.saved_outputs`); where in doubt, ``y`` is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subsense.autograd import apply, is_plain
+from subsense.adapters.autograd import apply, is_plain
 
 SMALLEST = 0.1
 """Below this gamma, dividing by it would lose too many digits, so that ``y`` is kept."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subsense.adapters.affine import Recall
-from subsense.layers import Layer
+from subsense.adapters.layers.layer import Layer
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from subsense.adapters.affine import affine
 from subsense.adapters.base import Mix, scale_outputs, weighted_sum
-from subsense.layers import Layer
+from subsense.adapters.layers.layer import Layer
 
 Pair = tuple[Tensor | None, Tensor | None]
 """gamma and beta of ``gamma y + beta``; None leaves that half out."""

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from subsense.adapters.base import Mix, Shapes
+from subsense.adapters.layers.layer import Layer
 from subsense.errors import PlanError
-from subsense.layers import Layer
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from subsense.adapters.base import Mix, Shapes, weighted_sum
-from subsense.layers import Layer
+from subsense.adapters.layers.layer import Layer
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from subsense.adapters.base import Shapes
 from subsense.adapters.channels import ByChannel, Pair
+from subsense.adapters.layers.layer import Layer
 from subsense.errors import UnsupportedLayer
-from subsense.layers import Layer
 
 
 @dataclass(frozen=True)

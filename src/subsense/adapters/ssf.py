@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from subsense.adapters.base import Shapes
 from subsense.adapters.channels import ByChannel, Pair
-from subsense.layers import Layer
+from subsense.adapters.layers.layer import Layer
 
 
 @dataclass(frozen=True)

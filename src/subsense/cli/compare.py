@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from subsense.cli.arguments import Changes, Fresh, Json, Output, RecipeName, Root
-from subsense.cli.console import say, say_json
+from subsense.cli.console import say_json
+from subsense.recipes.progress import say
 
 
 def compare(
@@ -19,7 +20,7 @@ def compare(
     The network is trained first where there is none. Each finished cell of the table is kept: stopped at any moment and
     started again, it goes on and ends with the same table.
     """
-    from subsense.cli import pipeline
+    from subsense.recipes import run as pipeline
 
     job = pipeline.open_job(recipe, root, output, changes)
     pipeline.check(job)

@@ -11,24 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from subsense.results import Results, Row
-
-OUT = Console(highlight=False)
-ERR = Console(stderr=True, highlight=False)
+    from subsense.evaluation.results import Results, Row
+from subsense.recipes.progress import ERR, OUT, say
 
 NARROWEST_BAR = 12
 WIDEST_BAR = 50
 GAP = 3  # between columns: the padding on both sides and the rule
-
-
-def say(text: object = "", style: str = "", to: Console = OUT) -> None:
-    """Write text as it is: no markup is read, no line is wrapped."""
-    to.print(Text(str(text), style=style), soft_wrap=True)
-
-
-def note(text: object) -> None:
-    """Write progress to stderr."""
-    say(text, "dim", ERR)
 
 
 def complain(text: object) -> None:

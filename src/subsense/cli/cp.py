@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from subsense.cli.arguments import RecipeName
-from subsense.cli.console import say
+from subsense.recipes.progress import say
 
 
 def cp(
@@ -17,7 +17,7 @@ def cp(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
 ) -> None:
     """Copy a shipped recipe, to edit and own it."""
-    from subsense.recipe import find_recipe
+    from subsense.recipes.reading import find_recipe
 
     source = find_recipe(recipe)
     target = path or Path(source.name)

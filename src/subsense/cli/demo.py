@@ -14,10 +14,11 @@ import typer
 from rich.console import Console
 
 from subsense.cli.arguments import Json
-from subsense.cli.console import ERR, OUT, say, say_json, say_results
+from subsense.cli.console import say_json, say_results
+from subsense.recipes.progress import ERR, OUT, say
 
 if TYPE_CHECKING:
-    from subsense.cli.pipeline import Job
+    from subsense.recipes.run import Job
 
 INTRODUCTION = """Handwritten digits, seen by four cameras, each of which sees one quadrant: nw, ne, sw, se.
 A network learns to read them from all four. Then cameras fail."""
@@ -34,7 +35,7 @@ def demo(
     """
     to = ERR if as_json else OUT
     say(INTRODUCTION, to=to)
-    from subsense.cli import pipeline
+    from subsense.recipes import run as pipeline
 
     job = pipeline.open_job("digits", output=output, changes=[f"seed={seed}"])
     for kept in (job.state, job.columns):
@@ -54,7 +55,7 @@ class _Demo:
 
     def run(self) -> dict[str, Any]:
         """Run all steps and give what a machine wants to know."""
-        from subsense.cli import pipeline
+        from subsense.recipes import run as pipeline
 
         job, to = self.job, self.to
         with self._step("1  The network is trained on all four cameras"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from subsense.cli.arguments import Changes, Fresh, Json, Output, RecipeName, Root
-from subsense.cli.console import say, say_json
+from subsense.cli.console import say_json
+from subsense.recipes.progress import say
 
 
 def evaluate(
@@ -18,7 +19,7 @@ def evaluate(
 
     Each baseline is kept as soon as it is measured: stopped and started again, this goes on.
     """
-    from subsense.cli import pipeline
+    from subsense.recipes import run as pipeline
 
     job = pipeline.open_job(recipe, root, output, changes)
     robust = pipeline.load_sets(job, pipeline.pretrained(job))

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subsense.cli.arguments import Changes, Json, Output, RecipeName, Root
-from subsense.cli.console import say, say_json
+from subsense.cli.console import say_json
 from subsense.modalities import Modalities
+from subsense.recipes.progress import say
 
 if TYPE_CHECKING:
-    from subsense.cli.pipeline import Job
-    from subsense.findings import Finding
+    from subsense.evaluation.finding import Finding
+    from subsense.recipes.run import Job
 
 experiment = typer.Typer(
     no_args_is_help=True,
@@ -33,7 +34,7 @@ def degradation(
     recipe: RecipeName, root: Root = None, output: Output = None, changes: Changes = None, as_json: Json = False
 ) -> None:
     """Plot every column over the number of available modalities, and mark where adapted falls below dedicated."""
-    from subsense.cli import experiments
+    from subsense.recipes import experiments
 
     _run(experiments.degradation, _open(recipe, root, output, changes), as_json)
 
@@ -48,7 +49,7 @@ def ranks(
     as_json: Json = False,
 ) -> None:
     """Plot SSF and LoRA of several ranks: what they reach against how many parameters a set has."""
-    from subsense.cli import experiments
+    from subsense.recipes import experiments
 
     _run(lambda job: experiments.ranks(job, rank or (1, 2, 4, 8)), _open(recipe, root, output, changes), as_json)
 
@@ -58,7 +59,7 @@ def similarity(
     recipe: RecipeName, root: Root = None, output: Output = None, changes: Changes = None, as_json: Json = False
 ) -> None:
     """Plot, layer by layer, how near features with missing modalities are to those with all: frozen and adapted."""
-    from subsense.cli import experiments
+    from subsense.recipes import experiments
 
     _run(experiments.similarity, _open(recipe, root, output, changes), as_json)
 
@@ -73,7 +74,7 @@ def unseen(
     as_json: Json = False,
 ) -> None:
     """Leave combinations out of training, and serve them by the nearest set or by summed rows."""
-    from subsense.cli import experiments
+    from subsense.recipes import experiments
 
     def check(job: Job) -> None:
         experiments.check_left_out(Modalities(job.modalities), leave_out)
@@ -82,7 +83,7 @@ def unseen(
 
 
 def _open(recipe: str, root: Root, output: Output, changes: Changes, check: Callable[[Job], None] | None = None) -> Job:
-    from subsense.cli import pipeline
+    from subsense.recipes import run as pipeline
 
     job = pipeline.open_job(recipe, root, output, changes)
     pipeline.check(job)
@@ -93,7 +94,7 @@ def _open(recipe: str, root: Root, output: Output, changes: Changes, check: Call
 
 
 def _run(measure: Callable[[Job], Finding], job: Job, as_json: bool) -> None:
-    from subsense.reporting.findings import write_finding
+    from subsense.evaluation.reporting.finding import write_finding
 
     finding = measure(job)
     files = write_finding(finding, job.folder / "experiments" / finding.experiment)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from subsense.cli.arguments import Changes, RecipeName, Root
-from subsense.cli.console import say
+from subsense.recipes.progress import say
 
 SUFFIXES = (".safetensors", ".onnx", ".pt2")
 
@@ -46,7 +46,7 @@ def fold(
             "expected a file ending in .pt2 or .onnx",
             param_hint="--output",
         )
-    from subsense.cli import pipeline
+    from subsense.recipes import run as pipeline
 
     job = pipeline.open_job(recipe, root, run, changes)
     robust = pipeline.load_sets(job, pipeline.pretrained(job))

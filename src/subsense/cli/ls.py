@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from subsense.cli.arguments import Json
-from subsense.cli.console import say, say_json
+from subsense.cli.console import say_json
 from subsense.errors import closest
+from subsense.recipes.progress import say
 
 KINDS = {
     "recipes": "recipes",
@@ -85,8 +86,9 @@ def _tell(name: str, as_json: bool) -> None:
 def _listing() -> dict[str, dict[str, str]]:
     from subsense.adapters import METHODS
     from subsense.data import DATASETS
-    from subsense.metrics import METRICS
-    from subsense.recipe import LOSSES, shipped_recipes
+    from subsense.evaluation.metrics import METRICS
+    from subsense.recipes.losses import LOSSES
+    from subsense.recipes.reading import shipped_recipes
     from subsense.zoo import NETWORKS
 
     return {

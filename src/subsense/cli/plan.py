@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from subsense.cli.arguments import Changes, Json, RecipeName
-from subsense.cli.console import say, say_json
+from subsense.cli.console import say_json
+from subsense.recipes.progress import say
 
 
 def plan(recipe: RecipeName, changes: Changes = None, as_json: Json = False) -> None:
     """Show where adapters would act in a recipe's network, and what is out of reach. Needs neither data nor weights."""
-    from subsense.cli.pipeline import plan_network
-    from subsense.recipe import load_recipe
+    from subsense.recipes.reading import load_recipe
+    from subsense.recipes.run import plan_network
 
     planned = plan_network(load_recipe(recipe, changes or ()))
     if not as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from subsense.cli.console import say
+from subsense.recipes.progress import say
 
 SUFFIXES = (".md", ".csv", ".tex", ".png", ".html")
 
@@ -20,8 +20,8 @@ def report(
 ) -> None:
     """Write results as Markdown, CSV, LaTeX, a picture, or one self-contained page."""
     _check(output)
-    from subsense import reporting
-    from subsense.results import Results
+    from subsense.evaluation import reporting
+    from subsense.evaluation.results import Results
 
     loaded = Results.load(results)
     for path in output:

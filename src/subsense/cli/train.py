@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from subsense.cli.arguments import Changes, Json, Output, RecipeName, Root
-from subsense.cli.console import say, say_json
+from subsense.cli.console import say_json
+from subsense.recipes.progress import say
 
 
 def train(
@@ -21,7 +22,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a recipe's adapter sets, and its network first where it has no checkpoint."""
-    from subsense.cli import pipeline
+    from subsense.recipes import run as pipeline
 
     job = pipeline.open_job(recipe, root, output, changes)
     pipeline.check(job)

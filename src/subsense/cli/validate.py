@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from subsense.cli.arguments import Json
-from subsense.cli.console import complain, say, say_json
+from subsense.cli.console import complain, say_json
+from subsense.recipes.progress import say
 
 
 def validate(
@@ -28,7 +29,7 @@ def validate(
 
 def _faults(recipe: str) -> list[str]:
     from subsense.errors import RecipeError
-    from subsense.recipe import load_recipe
+    from subsense.recipes.reading import load_recipe
 
     try:
         load_recipe(recipe)

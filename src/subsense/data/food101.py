@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from subsense.data.base import Data, Description, FileSamples, Item, locate
-from subsense.data.texts import ARGUMENTS, Texts, build_vocabulary, read_texts
+from subsense.data.formats.texts import ARGUMENTS, Texts, build_vocabulary, read_texts
 from subsense.errors import closest
 
 PARTS = ("train", "test")

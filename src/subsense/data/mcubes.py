@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subsense.data.augmentation import Augmentation
 from subsense.data.base import Data, Description, Item, locate
-from subsense.data.images import IGNORED, ImageSamples, locate_pictures, read_label, read_parts, read_three
+from subsense.data.formats.augmentation import Augmentation
+from subsense.data.formats.images import IGNORED, ImageSamples, locate_pictures, read_label, read_parts, read_three
 
 DESCRIPTION = Description(
     name="mcubes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from subsense.data.base import Data, Description
-from subsense.data.sentiment import load_sentiment
+from subsense.data.formats.sentiment import load_sentiment
 
 FILES = {
     ("mult", True): "mosei_senti_data.pkl",

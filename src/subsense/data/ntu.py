@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from subsense.data.base import Data, Description, FileSamples, Item, locate
-from subsense.data.skeletons import JOINTS, read_skeletons
+from subsense.data.formats.skeletons import JOINTS, read_skeletons
 from subsense.errors import closest
 
 FOLDERS = {"rgb": "nturgb+d_rgb", "depth": "nturgb+d_depth_masked", "skeleton": "nturgb+d_skeletons"}

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from subsense.atomic import write_atomically
-from subsense.data.augmentation import Augmentation
 from subsense.data.base import Data, Description, Item, locate
-from subsense.data.hha import Camera, encode_hha
-from subsense.data.images import (
+from subsense.data.formats.augmentation import Augmentation
+from subsense.data.formats.hha import Camera, encode_hha
+from subsense.data.formats.images import (
     IGNORED,
     ImageSamples,
     check_label,
@@ -30,7 +29,8 @@ from subsense.data.images import (
     read_pixels,
     read_three,
 )
-from subsense.data.matlab import read_matlab
+from subsense.data.formats.matlab import read_matlab
+from subsense.files import write_atomically
 
 DESCRIPTION = Description(
     name="nyudv2",

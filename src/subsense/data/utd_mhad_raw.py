@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from subsense.data import utd_mhad
 from subsense.data.base import Data, locate
-from subsense.data.matlab import read_matlab
+from subsense.data.formats.matlab import read_matlab
 
 DESCRIPTION = replace(utd_mhad.DESCRIPTION, name="utd-mhad-raw", folder="utd_mhad/raw")
 SENSORS = {"Depth": "d_depth", "Skeleton": "d_skel", "Inertial": "d_iner"}

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from subsense.errors import TrainingError
-from subsense.training.processes import Processes
-from subsense.training.randomness import random_state_kept, seed_everything, seed_loader
+from subsense.training.distributed import Processes
 from subsense.training.report import Epoch, TrainingReport, best_epoch
 from subsense.training.run import Position, Run, length_of
+from subsense.training.seeding import random_state_kept, seed_everything, seed_loader
 from subsense.training.state import check_vacant, load_state, save_state
-from subsense.training.stepping import Stepper
+from subsense.training.step import Stepper
 from subsense.training.trainee import modes_kept
 
 PASSING = ("folder", "resume", "save_every", "progress", "log_with")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subsense.errors import InputError, TrainingError, closest
-from subsense.metrics import select_scores
+from subsense.evaluation.metrics import select_scores
 
 Loss = Callable[[Any, Any], Tensor]
 Select = Callable[[Any], Tensor]

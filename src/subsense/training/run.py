@@ -8,9 +8,9 @@ from typing import Any
 
 from subsense.errors import TrainingError
 from subsense.modalities import Combination
-from subsense.training.draws import Drawer
 from subsense.training.losses import Objective
 from subsense.training.options import TrainOptions
+from subsense.training.sampling import Drawer
 from subsense.training.state import Facts
 from subsense.training.trainee import Trainee
 from subsense.training.validation import Validation

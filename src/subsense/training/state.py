@@ -15,9 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from subsense.atomic import make_folder, write_atomically
 from subsense.errors import DamagedFile, TrainingError
-from subsense.integrity import checksum, checksum_of_tensors, parse_object
+from subsense.files import checksum, checksum_of_tensors, make_folder, parse_object, write_atomically
 
 FILE = "training.safetensors"
 FORMAT = 2

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from subsense.batches import num_rows
-from subsense.filled import FilledNetwork
 from subsense.modalities import Combination, Modalities
-from subsense.model import RobustModel
+from subsense.modalities.loaders import num_rows
+from subsense.model.filled import FilledNetwork
+from subsense.model.robust import RobustModel
 
 Fixed = Mapping[str, Tensor]
 """Parameter's name -> bool, along its first axes: what must not move."""

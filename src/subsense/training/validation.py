@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subsense.batches import available, split, take
 from subsense.errors import InputError, TrainingError
-from subsense.metrics import Measure, select_scores
+from subsense.evaluation.metrics import Measure, select_scores
 from subsense.modalities import Combination, Modalities
+from subsense.modalities.loaders import available, split, take
+from subsense.training.distributed import Processes
 from subsense.training.losses import Objective, Select
-from subsense.training.processes import Processes
-from subsense.training.randomness import seed_everything, seed_loader
+from subsense.training.seeding import seed_everything, seed_loader
 from subsense.training.trainee import Trainee
 
 

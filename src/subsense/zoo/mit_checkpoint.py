@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from subsense.weights import check_fit, read_weights
+from subsense.zoo.weights import check_fit, read_weights
 
 ENCODER = re.compile(r"(patch_embed|block|norm)\d\.")
 HEADS = ("head.", "classifier.", "decode_head.")
@@ -42,8 +42,8 @@ def load_mit(encoders: nn.Module, path: str | Path) -> None:
 
     Args:
         encoders: CMNeXt's `backbone`; untouched where anything doesn't fit.
-        path: a file that `subsense.weights.read_weights` reads, of an encoder of the same variant; a classifier or a
-            head in it is left out.
+        path: a file that `subsense.zoo.weights.read_weights` reads, of an encoder of the same variant; a classifier
+            or a head in it is left out.
 
     Raises:
         MissingFile, DamagedFile: no such file, or none that can be read.

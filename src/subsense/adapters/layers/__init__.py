@@ -1,0 +1,1 @@
+"""What a method must know of a layer, declared or described."""

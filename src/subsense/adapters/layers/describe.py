@@ -1,0 +1,183 @@
+"""Walk a network and say of each layer what adapters need to know: torch's own kinds, and those that are declared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
+
+from subsense.adapters.layers.declare import Declaration
+from subsense.adapters.layers.foreign import foreign, strange_tensor
+from subsense.adapters.layers.layer import Layer, Slot
+from subsense.errors import PlanError, UnsupportedLayer
+
+
+def _linear(path: str, module: nn.Module) -> Iterator[Layer]:
+    assert isinstance(module, nn.Linear)
+    features = (module.out_features,)
+    weight = Slot("weight", (module.out_features, module.in_features))
+    yield Layer(path, "linear", type(module).__name__, features, -1, weight, Slot("bias", features))
+
+
+def _conv(path: str, module: nn.Module) -> Iterator[Layer]:
+    assert isinstance(module, _ConvNd)
+    transposed = isinstance(module, _ConvTransposeNd)
+    features, axis = (module.out_channels,), -1 - len(module.kernel_size)
+    weight = Slot("weight", tuple(module.weight.shape))
+    yield Layer(
+        path,
+        "transposed" if transposed else "conv",
+        type(module).__name__,
+        features,
+        axis,
+        weight,
+        Slot("bias", features),
+        groups=module.groups,
+        out_axis=int(transposed),
+    )
+
+
+def _channel_norm(path: str, module: nn.Module) -> Iterator[Layer]:
+    assert isinstance(module, (nn.GroupNorm, _NormBase))
+    features = (module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features,)
+    axis = -module._get_no_batch_dim() if isinstance(module, _InstanceNorm) else 1
+    slots = Slot("weight", features), Slot("bias", features)
+    yield Layer(path, "norm", type(module).__name__, features, axis, *slots)
+
+
+def _trailing_norm(path: str, module: nn.Module) -> Iterator[Layer]:
+    assert isinstance(module, (nn.LayerNorm, nn.RMSNorm))
+    features = tuple(module.normalized_shape)
+    bias = Slot("bias", features) if isinstance(module, nn.LayerNorm) else None
+    yield Layer(path, "norm", type(module).__name__, features, -len(features), Slot("weight", features), bias)
+
+
+def _attention(path: str, module: nn.Module) -> Iterator[Layer]:
+    assert isinstance(module, nn.MultiheadAttention)
+    size, name = module.embed_dim, type(module).__name__
+    inputs = {"query": size, "key": module.kdim, "value": module.vdim}
+    for index, (part, width) in enumerate(inputs.items()):
+        rows = (index * size, (index + 1) * size)
+        packed = module._qkv_same_embed_dim
+        weight = (
+            Slot("in_proj_weight", (size, width), rows=rows, length=3 * size)
+            if packed
+            else Slot(f"{part[0]}_proj_weight", (size, width))
+        )
+        bias = Slot("in_proj_bias", (size,), rows=rows, length=3 * size)
+        yield Layer(path, "linear", name, (size,), -1, weight, bias, part)
+    weight, bias = Slot("weight", (size, size), "out_proj"), Slot("bias", (size,), "out_proj")
+    yield Layer(path, "linear", name, (size,), -1, weight, bias, "output")
+
+
+_PACKED = ("in_proj_weight", "in_proj_bias")
+Describe = Callable[[str, nn.Module], Iterator[Layer | UnsupportedLayer]]
+_KNOWN: dict[type[nn.Module], Describe] = {
+    nn.Linear: _linear,
+    _ConvNd: _conv,
+    _BatchNorm: _channel_norm,
+    _InstanceNorm: _channel_norm,
+    nn.GroupNorm: _channel_norm,
+    nn.LayerNorm: _trailing_norm,
+    nn.RMSNorm: _trailing_norm,
+    nn.MultiheadAttention: _attention,
+}
+
+
+def describe(
+    network: nn.Module, declared: Sequence[Declaration] = ()
+) -> Iterator[tuple[nn.Module, Layer | UnsupportedLayer]]:
+    """Walk a network and describe each layer that adapters can serve, in registration order.
+
+    A module that looks like such a layer but can't be served right comes as the error that would be raised for it.
+
+    Args:
+        network: the network; nothing of it is changed.
+        declared: the user's own layer classes.
+    """
+    modules = list(network.named_modules())
+    _check_sizes(modules)
+    _check_declared({type(module) for _, module in modules}, declared)
+    own = {declaration.cls: declaration.describe for declaration in declared}
+    closed: tuple[str, ...] = ()
+    for path, module in modules:
+        if path.startswith(closed):
+            continue
+        declaration, why_foreign = own.get(type(module)), foreign(module)
+        if (isinstance(module, nn.MultiheadAttention) or why_foreign) and not declaration:
+            closed += (f"{path}." if path else "",)
+        for layer in declaration(path, module) if declaration else _describe(path, module, why_foreign):
+            yield module, layer
+
+
+def _describe(path: str, module: nn.Module, why_foreign: str | None) -> Iterable[Layer | UnsupportedLayer]:
+    base = next((base for base in _KNOWN if isinstance(module, base)), None)
+    fault = why_foreign or (_fault(module) if base else None)
+    if fault:
+        return (UnsupportedLayer(f"{path or 'the network'} ({type(module).__name__}): {fault}"),)
+    return _KNOWN[base](path, module) if base else ()
+
+
+def _fault(module: nn.Module) -> str | None:
+    own = _own_forward(type(module))
+    if own is not None:
+        return (
+            f"class {own.__name__} has a forward of its own, so where its channels are isn't known; declare it: "
+            f"layers=[LayerClass({own.__name__}, kind=..., axis=...)], or exclude it"
+        )
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance; remove that, or exclude the layer"
+    return _computed_weight(module) or next(filter(None, map(strange_tensor, _owners(module))), None)
+
+
+def _own_forward(cls: type) -> type | None:
+    """Give the class which replaces a method that computes the output by one that isn't torch's."""
+    for name in ("forward", "_forward_impl", "_conv_forward"):
+        definer = next((base for base in cls.__mro__ if name in vars(base)), None)
+        if definer is not None and not definer.__module__.startswith("torch."):
+            return definer
+    return None
+
+
+def _computed_weight(module: nn.Module) -> str | None:
+    names = [
+        name
+        for owner in _owners(module)
+        for name in ("weight", "bias", *_PACKED * isinstance(owner, nn.MultiheadAttention))
+        if name not in owner._parameters and hasattr(owner, name)
+    ]
+    if names:
+        return (
+            f"its {names[0]} is computed (weight_norm, spectral_norm or another parametrization); make it plain with "
+            "torch.nn.utils.parametrize.remove_parametrizations or remove_weight_norm, or exclude the layer"
+        )
+    return None
+
+
+def _owners(module: nn.Module) -> list[nn.Module]:
+    """Give the modules which hold a layer's parameters."""
+    return [module, module.out_proj] if isinstance(module, nn.MultiheadAttention) else [module]
+
+
+def _check_sizes(modules: Iterable[tuple[str, nn.Module]]) -> None:
+    for path, module in modules:
+        tensors = (*module._parameters.values(), *module._buffers.values())
+        if any(tensor is not None and is_lazy(tensor) for tensor in tensors):
+            raise UnsupportedLayer(
+                f"{path or 'the network'} ({type(module).__name__}): its size isn't known yet; run the network once "
+                "before adapting it"
+            )
+
+
+def _check_declared(classes: Container[type[nn.Module]], declared: Sequence[Declaration]) -> None:
+    for declaration in declared:
+        if not isinstance(declaration, Declaration):
+            raise PlanError(f"layers: expected LayerClass(...) or AttentionClass(...), but found {declaration!r}")
+        if declaration.cls not in classes:
+            raise PlanError(f"layers: the network has no layer of class {declaration.cls.__name__}")
+        if sum(other.cls is declaration.cls for other in declared) > 1:
+            raise PlanError(f"layers: {declaration.cls.__name__} is declared twice")

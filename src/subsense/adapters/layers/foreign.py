@@ -1,0 +1,39 @@
+"""Layers that are none of torch's plain ones: scripted, quantised, or with parameters of another class."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+_QUANTISED = ("torch.ao.nn.", "torch.ao.quantization.", "torch.nn.quantized.")
+
+
+def foreign(module: nn.Module) -> str | None:
+    """Say why adapters can't act inside a module though it may hold layers; None where they can.
+
+    >>> foreign(torch.jit.script(nn.Linear(2, 2)))
+    'it is a TorchScript module, in which no hook acts; use the module that it was made from, or exclude it'
+    >>> foreign(nn.Linear(2, 2))
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is a TorchScript module, in which no hook acts; use the module that it was made from, or exclude it"
+    if _is_quantised(type(module)):
+        return (
+            "it is quantised, so no scale, shift or low-rank difference can be folded into it; quantise the folded "
+            "network instead, or exclude it"
+        )
+    return None
+
+
+def strange_tensor(module: nn.Module) -> str | None:
+    """Say which parameter of a module is no plain one: sharded, quantised or otherwise computed with by a class."""
+    for name, parameter in module._parameters.items():
+        kind = type(parameter)
+        if parameter is not None and kind not in (nn.Parameter, nn.UninitializedParameter):
+            return f"its {name} is a {kind.__name__}, no plain parameter, so nothing can be folded into it; exclude it"
+    return None
+
+
+def _is_quantised(cls: type) -> bool:
+    """Say whether a class is of torch's quantisation; observers and fake-quantised stand-ins for layers are, too."""
+    return any(base.__module__.startswith(_QUANTISED) for base in cls.__mro__)

@@ -1,0 +1,1 @@
+"""Readers and transforms that data sets share."""

@@ -1,0 +1,1 @@
+"""Plain networks from adapter sets: fold, drop what is absent, export."""

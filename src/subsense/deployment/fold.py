@@ -1,0 +1,192 @@
+"""Write an adapter set into a copy of the network: an ordinary `nn.Module` of the network's own classes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subsense.adapters import Adapter
+from subsense.adapters.layers.layer import Layer, Slot
+from subsense.deployment.drop_absent import draw_example, drop, present_arguments
+from subsense.deployment.export import compare, write_export, write_onnx
+from subsense.errors import FoldError
+from subsense.injection.planning import Site
+from subsense.modalities import Combination, CombinationLike
+from subsense.modalities.inputs import Inputs
+from subsense.model.robust import RobustModel
+from subsense.routing.groups import output_tensors
+
+AdapterRow = tuple[Site, Adapter, Mapping[str, Tensor]]
+
+
+def fold(
+    robust: RobustModel,
+    combination: CombinationLike,
+    *,
+    onnx: str | Path | None = None,
+    export: str | Path | None = None,
+    example: Inputs | None = None,
+    drop_absent: bool = False,
+) -> nn.Module:
+    """Fold the adapter set of a combination into a copy of the network.
+
+    The copy computes what the adapted network computes for that combination: call it as the network is called, with
+    the same stand-ins for what is missing (`subsense.prepare` makes them). ``h' = gamma h + beta`` becomes
+    ``W <- gamma W``, ``b <- gamma b + beta`` (arXiv 2310.03986); LoRA becomes ``W <- W + (alpha / rank) B A``.
+
+    With `drop_absent` what serves only what is missing is left out. A missing input is filled with the same values in
+    every row, so all that depends on it alone is a constant: it is computed once, for one row, and its encoder neither
+    runs nor takes up memory. What comes back is a `torch.fx.GraphModule` of torch's own operations, convolutions merged
+    with the batch normalisations after them, which takes the arguments that carry what is present: ``plain(rgb=x)``,
+    ``plain(x)``, ``plain([x])``, ``plain({"rgb": x})``, as the network is called. The number of rows is free; every
+    other size is that of the example, and another is refused, because constants depend on it. It is checked against the
+    folded network on 1, 2 and 5 rows.
+
+    Args:
+        robust: the adapted network; it and its network stay as they are.
+        combination: which set; the complete one gives a plain copy.
+        onnx: also write the folded network there as ONNX, and check what it gives against the folded network.
+        export: also write it there with `torch.export` (``.pt2``), and check it in the same way.
+        example: inputs (batch, ...) with which the folded network and the exports are checked; what is missing may be
+            left out.
+        drop_absent: leave out what serves only what is missing. Needs an example, unless all that is present is
+            floating-point and of declared sizes.
+
+    Raises:
+        ModalityError, UntrainedCombination: there is no such set.
+        FoldError: a file was asked for without an example, the network can't be exported, or what was folded or
+            exported gives other numbers.
+    """
+    present = robust.modalities.combination(combination)
+    if (onnx or export) and example is None:
+        raise FoldError("fold: writing ONNX or torch.export needs `example`, inputs such as the network will get")
+    given = _present(present, example)
+    if drop_absent and given is None:
+        given = draw_example(robust.modalities, present, robust.network)
+    adapters = robust.adapter_set(combination)
+    with robust.no_adapters():
+        folded = copy.deepcopy(robust.network)
+    for _, rows in groupby(adapters, key=lambda one: one[0].key):
+        _fold_site(folded, list(rows))
+    if given is None:
+        return folded
+    _check(robust, folded, given)
+    result = drop(robust.filled(folded), given) if drop_absent else folded
+    args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
+    for path, write in ((onnx, write_onnx), (export, write_export)):
+        if path:
+            write(result, args, kwargs, Path(path), free_batch=drop_absent)
+    return result
+
+
+def prepare(
+    robust: RobustModel, inputs: Inputs, *, drop_absent: bool = False
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Give the arguments with which a folded network is called: stand-ins where inputs are missing.
+
+    Args:
+        robust: the model whose fill and calling form are used.
+        inputs: as for the model; nothing but what is present.
+        drop_absent: for a network that was folded with it, which takes what is present and nothing else.
+
+    Raises:
+        FoldError: the network is called by a function of the user's, which has no arguments to give.
+    """
+    filled = robust.filled(robust.network)
+    if drop_absent:
+        return present_arguments(filled, inputs)
+    if robust.call.function is not None:
+        raise FoldError(
+            "prepare: this network is called by a function, so its arguments aren't known; call that function "
+            "with the folded network"
+        )
+    return robust.call.arrange(robust.modalities, filled.fill_in(inputs))
+
+
+def _present(combination: Combination, example: Inputs | None) -> Inputs | None:
+    if example is None:
+        return None
+    for name in combination:
+        if example.get(name) is None:
+            raise FoldError(f"fold: {combination} has {name!r}, but `example` lacks it; it has {', '.join(example)}")
+    return {name: example[name] for name in combination}
+
+
+def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs) -> None:
+    training = robust.training
+    robust.eval()
+    try:
+        with torch.no_grad():
+            expected, found = output_tensors(robust(inputs)), output_tensors(robust.filled(folded)(inputs))
+    finally:
+        robust.train(training)
+    compare("the folded network", expected, found)
+
+
+def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow]) -> None:
+    site = rows[0][0]
+    modules = [folded.get_submodule(path) for path in site.modules]
+    layer = site.layer
+    weights, like = _Once(), _like(folded, next(iter(rows[0][2].values())))
+    for module in modules:
+        weight = layer.weight.read(module)
+        plain = like.new_ones(layer.weight.shape) if weight is None else weight.detach()
+        bias = layer.bias.read(module) if layer.bias else None
+        new_weight, new_bias = _fold_rows(layer, rows, plain, None if bias is None else bias.detach())
+        new_weight = new_weight.to(plain.dtype)
+        weights.write(layer.weight, module, new_weight, changed=not torch.equal(new_weight, plain))
+        if layer.bias and new_bias is not None:
+            weights.write(layer.bias, module, new_bias.to(plain.dtype), changed=True)
+
+
+def _like(network: nn.Module, row: Tensor) -> Tensor:
+    """Give a tensor of the dtype and device for parameters that a layer does not have yet."""
+    floats = (parameter for parameter in network.parameters() if parameter.is_floating_point())
+    return next(floats, row).to(row.device)
+
+
+def _fold_rows(
+    layer: Layer, rows: Sequence[AdapterRow], weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    result: tuple[Tensor, Tensor | None] = weight.to(wide), None if bias is None else bias.to(wide)
+    for _, adapter, row in rows:
+        result = adapter.fold(layer, {name: value.to(result[0]) for name, value in row.items()}, *result)
+    return result
+
+
+class _Once:
+    """Write new parameters into modules; a parameter that several modules share is replaced once, by a new shared one.
+
+    Parameters are replaced, not changed in place: a weight tied to something that is no site keeps its values there.
+    """
+
+    def __init__(self) -> None:
+        self.replaced: dict[int, nn.Parameter] = {}
+
+    def write(self, slot: Slot, module: nn.Module, value: Tensor, changed: bool) -> None:
+        """Put a value where the slot points."""
+        owner, old = slot.owner(module), slot.parameter(module)
+        if not changed:
+            return
+        if old is None or id(old) not in self.replaced:
+            new = nn.Parameter(_whole(slot, old, value), requires_grad=old is not None and old.requires_grad)
+            if old is not None:
+                self.replaced[id(old)] = new
+        else:
+            new = self.replaced[id(old)]
+        setattr(owner, slot.name, new)
+
+
+def _whole(slot: Slot, old: Tensor | None, value: Tensor) -> Tensor:
+    if slot.rows is None:
+        return value.to(old.dtype if old is not None else value.dtype)
+    whole = value.new_zeros(slot.length, *slot.shape[1:]) if old is None else old.detach().clone()
+    whole[slice(*slot.rows)] = value.to(whole.dtype)
+    return whole

@@ -1,0 +1,1 @@
+"""What an adapted network reaches: metrics, results, similarity, and their reports."""

@@ -1,0 +1,285 @@
+"""Measure every combination in one pass over the data: frozen network, adapter sets, and their baselines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from subsense.adapters import to_json
+from subsense.errors import InputError, closest
+from subsense.evaluation import metrics
+from subsense.evaluation.results import AdapterFacts, Column, NetworkFacts, Results, Row
+from subsense.modalities import Combination, CombinationLike, Modalities
+from subsense.modalities.loaders import available, take
+from subsense.model.filled import FilledNetwork
+from subsense.model.robust import RobustModel
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+Runs = Callable[[Any, Tensor], Any]
+"""What is called with inputs and `present`, and gives the network's output."""
+Cell = tuple[Combination, Column]
+Given = Mapping[Any, "nn.Module | float"]
+
+
+def evaluate(
+    robust: RobustModel,
+    loader: Iterable[Any],
+    *,
+    metric: str | Metric | metrics.Measure,
+    combinations: str | Iterable[CombinationLike] = "all",
+    columns: Collection[Column] = ("pretrained", "adapted"),
+    dedicated: Given | None = None,
+    finetuned: nn.Module | Given | None = None,
+    select: Callable[[Any], Tensor] | None = None,
+    seed: int | None = None,
+    title: str = "",
+    progress: bool = True,
+) -> Results:
+    """Measure what the network does with each combination of its modalities.
+
+    Each combination is measured on the rows of data that have all of it; what else they have is withheld. All
+    combinations and columns see a batch together, so the loader is read once. Everything runs in eval mode, without
+    gradients, on the device of `robust`; every module is in its former mode afterwards. Nothing is drawn at random.
+
+    Args:
+        robust: the network with its adapter sets.
+        loader: batches ``(inputs, target)``: ``{modality: tensor (batch, ...)}``, which may hold ``"present"``, bool
+            (batch, modality), and the tensor that the metric compares with.
+        metric: a name such as ``"accuracy"`` or ``"miou"``, a `torchmetrics.Metric`, or what `metrics.build` makes.
+        combinations: ``"all"``, the complete one included, or those to measure.
+        columns: which of ``"pretrained"`` (the frozen network on filled inputs) and ``"adapted"`` to measure.
+        dedicated: combination -> a network trained for it alone, called as the frozen one is; or its measured value.
+        finetuned: the whole network fine-tuned, for all combinations, or a mapping as for `dedicated`.
+        select: takes the scores out of the network's output; by default the tensor that it is, or its ``logits``.
+        seed: what the adapters were trained with; kept in the results.
+        title: what the results call themselves, such as the data's name.
+        progress: write to stderr how far it is, where that is a terminal.
+
+    Returns:
+        Frozen `Results`, which print as a table.
+
+    Raises:
+        InputError: a batch of another form, an unknown column, or no batch at all.
+        MetricError: an unknown metric, or one that doesn't fit the output.
+        UntrainedCombination: a combination was asked for which `robust` refuses by its policy.
+    """
+    asked = asked_for(robust.modalities, combinations)
+    baselines = _baselines(robust, asked, dedicated, finetuned)
+    modules = {cell: what for cell, what in baselines.items() if isinstance(what, nn.Module)}
+    runs = {**_own(robust, asked, columns), **{cell: _around(robust, module) for cell, module in modules.items()}}
+    table = _Table(
+        robust.modalities, metrics.build(metric).to(_device(robust)), runs, asked, select or metrics.select_scores
+    )
+    with evaluating(robust, *modules.values()), torch.no_grad():
+        for batch in _shown(loader, progress):
+            table.update(*_parts(batch, _device(robust)))
+    known = {cell: float(what) for cell, what in baselines.items() if not isinstance(what, nn.Module)}
+    return _results(robust, table, {**table.compute(), **known}, seed, title)
+
+
+class _Table:
+    """Hold one measure for each combination and column, and how many rows each combination was measured on."""
+
+    def __init__(
+        self,
+        modalities: Modalities,
+        measure: metrics.Measure,
+        runs: Mapping[Cell, Runs],
+        combinations: Collection[Combination],
+        select: Callable[[Any], Tensor],
+    ) -> None:
+        self.modalities = modalities
+        self.measure = measure
+        self.runs = runs
+        self.select = select
+        self.counts = dict.fromkeys(combinations, 0)
+        self.measures = {cell: measure.fresh() for cell in runs}
+
+    def update(self, inputs: Mapping[str, Any], target: Tensor) -> None:
+        """Take in one batch."""
+        has = available(self.modalities, inputs)
+        values = {name: value for name, value in inputs.items() if name != "present" and value is not None}
+        for combination in self.counts:
+            wanted = self.modalities.present(combination)
+            rows = has[:, wanted].all(dim=1).nonzero().flatten()
+            if len(rows):
+                some, truth = take((values, target), rows, len(target))
+                self._update(combination, some, wanted.expand(len(rows), -1), truth)
+
+    def _update(self, combination: Combination, inputs: Any, present: Tensor, target: Tensor) -> None:
+        self.counts[combination] += len(target)
+        for (owner, column), run in self.runs.items():
+            if owner == combination:
+                scores = self.select(run(inputs, present))
+                self.measures[owner, column].update(scores, target)
+
+    def compute(self) -> dict[Cell, float]:
+        """Give the measured cells; combinations that no row of data has are left out."""
+        return {cell: measure.compute() for cell, measure in self.measures.items() if self.counts[cell[0]]}
+
+
+def asked_for(modalities: Modalities, combinations: str | Iterable[CombinationLike]) -> tuple[Combination, ...]:
+    """Give the combinations to measure, without repeats: ``"all"``, the complete one included, or a list of them."""
+    if combinations == "all":
+        return modalities.combinations()
+    asked = [combinations] if isinstance(combinations, str) else list(combinations)
+    if not asked:
+        raise InputError("combinations: expected 'all' or at least one combination, but found an empty list")
+    return tuple(dict.fromkeys(modalities.combination(one) for one in asked))
+
+
+def _own(robust: RobustModel, asked: Iterable[Combination], columns: Collection[Column]) -> dict[Cell, Runs]:
+    """Give the cells that `robust` itself can fill."""
+    runs: dict[Column, Runs] = {"pretrained": robust.pretrained, "adapted": robust}
+    for column in columns:
+        if column not in runs:
+            hint = (
+                "; `dedicated=` and `finetuned=` add the others"
+                if column in get_args(Column)
+                else closest(column, runs)
+            )
+            raise InputError(f"columns: expected 'pretrained' or 'adapted', but found {column!r}{hint}")
+    return {(combination, column): runs[column] for combination in asked for column in runs if column in columns}
+
+
+def _baselines(
+    robust: RobustModel, asked: Collection[Combination], dedicated: Given | None, finetuned: nn.Module | Given | None
+) -> dict[Cell, nn.Module | float]:
+    """Give the cells of what the caller passed to compare with."""
+    whole = dict.fromkeys(asked, finetuned) if isinstance(finetuned, nn.Module) else finetuned
+    given: dict[Column, Given] = {"dedicated": dedicated or {}, "fine_tuned": whole or {}}
+    cells = {
+        (robust.modalities.combination(key), column): what for column in given for key, what in given[column].items()
+    }
+    for combination, column in cells:
+        if combination not in asked:
+            known = ", ".join(map(str, asked))
+            raise InputError(f"{column}: {combination} is not among the combinations to measure, which are {known}")
+    return cells
+
+
+def _around(robust: RobustModel, module: nn.Module) -> Runs:
+    """Call another network as the frozen one is called, with the same stand-ins."""
+    return module if isinstance(module, FilledNetwork) else robust.filled(module)
+
+
+def _device(robust: RobustModel) -> torch.device:
+    return next((parameter.device for parameter in robust.network.parameters()), torch.device("cpu"))
+
+
+def _parts(batch: Any, device: torch.device) -> tuple[dict[str, Any], Tensor]:
+    """Check a batch's form and bring it to the device."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Mapping):
+        found = type(batch).__name__
+        raise InputError(f"expected batches (inputs, target) with inputs {{modality: tensor}}, but found {found}")
+    inputs, target = batch
+    if not isinstance(target, Tensor) or not target.ndim:
+        raise InputError(
+            f"expected the target of a batch to be a tensor (batch, ...), but found {type(target).__name__}"
+        )
+    return _each(inputs, lambda tensor: tensor.to(device)), target.to(device)
+
+
+def _each(values: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Change every tensor of nested inputs."""
+    return {
+        name: change(value)
+        if isinstance(value, Tensor)
+        else _each(value, change)
+        if isinstance(value, Mapping)
+        else value
+        for name, value in values.items()
+    }
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Hold modules in eval mode; each of their parts is in its own former mode afterwards."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _shown(loader: Iterable[Any], progress: bool) -> Iterator[Any]:
+    """Give the batches, and say on stderr how far it is; raise `InputError` where there are none."""
+    total = len(loader) if isinstance(loader, Sized) else None
+    shows, start, done = progress and sys.stderr.isatty(), time.monotonic(), 0
+    for done, batch in enumerate(loader, 1):
+        yield batch
+        if shows:
+            left = f", {(time.monotonic() - start) / done * (total - done):.0f} s left" if total else ""
+            sys.stderr.write(f"\rmeasured {done}{f'/{total}' if total else ''} batches{left}\x1b[K")
+            sys.stderr.flush()
+    if shows:
+        sys.stderr.write("\r\x1b[K")
+    if not done:
+        raise InputError("loader: expected at least one batch, but found none")
+
+
+def _results(robust: RobustModel, table: _Table, values: Mapping[Cell, float], seed: int | None, title: str) -> Results:
+    rows: dict[Combination, dict[str, Any]] = {one: {} for one in table.counts}
+    for (owner, column), value in values.items():
+        rows.get(owner, {})[column] = value
+    return Results(
+        title=title,
+        metric=table.measure.name,
+        convention=table.measure.convention,
+        higher_is_better=table.measure.higher_is_better,
+        unit=table.measure.unit,
+        modalities=robust.modalities.spec,
+        network=network_facts(robust),
+        adapter=adapter_facts(robust),
+        seed=seed,
+        versions=versions(),
+        rows=tuple(Row(combination=str(one), count=table.counts[one], **rows[one]) for one in table.counts),
+    )
+
+
+def network_facts(robust: RobustModel) -> NetworkFacts:
+    """Name the frozen network of a model, as results do."""
+    network = robust.network
+    count = robust.plan.network_parameters
+    return NetworkFacts(name=type(network).__name__, fingerprint=robust.network_fingerprint(), num_parameters=count)
+
+
+def adapter_facts(robust: RobustModel) -> AdapterFacts:
+    """Say what adapters a model has, as results do."""
+    fill = robust.fill.spec
+    return AdapterFacts(
+        method=" + ".join(_method(**options) for options in to_json(robust.plan.adapters)),
+        sharing=robust.sharing,
+        fill=fill if isinstance(fill, str) else ", ".join(f"{name}: {kind}" for name, kind in fill.items()),
+        num_per_row=robust.plan.parameters_per_row,
+        num_rows=len(robust.router.row_names),
+        num_total=sum(parameter.numel() for parameter in robust.adapter_parameters().values()),
+    )
+
+
+def _method(name: str, **options: Any) -> str:
+    """Write a method with the options it was given: ``lora (rank 2)``."""
+    given = ", ".join(f"{option} {value}" for option, value in options.items() if value is not None)
+    return f"{name} ({given})" if given else name
+
+
+def versions() -> dict[str, str]:
+    """Give the versions that results depend on."""
+    try:
+        own = version("subsense")
+    except PackageNotFoundError:
+        own = "not installed"
+    return {"python": python_version(), "torch": torch.__version__, "subsense": own}

@@ -1,0 +1,353 @@
+"""`Results`: what an evaluation measured, as frozen, versioned plain data; every table and picture is made from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from subsense.errors import ResultsError, closest
+from subsense.files import make_folder, write_atomically
+from subsense.tables import format_share, format_table
+
+FORMAT = 2
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda data: data | {"format": 2},  # 2 adds what is compared; a file of format 1 has none of it
+}
+"""Format -> what turns a file of that format into the next one; readers of older files live here."""
+
+Column = Literal["pretrained", "adapted", "dedicated", "fine_tuned"]
+COLUMNS: dict[Column, str] = {
+    "pretrained": "pretrained",
+    "adapted": "adapted",
+    "dedicated": "dedicated",
+    "fine_tuned": "fine-tuned",
+}
+"""The columns of every result, and the words for them. A comparison of methods has one more for each."""
+
+ABSENT = "–"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Row(_Frozen):
+    """Hold what was measured for one combination, on `count` rows of data; None where a column was not measured.
+
+    `compared` holds the values of the methods of a comparison, by the names of `Results.compared`.
+    """
+
+    combination: str
+    count: int = Field(ge=0)
+    pretrained: float | None = None
+    adapted: float | None = None
+    dedicated: float | None = None
+    fine_tuned: float | None = None
+    compared: dict[str, float | None] = {}
+
+    def value(self, column: str) -> float | None:
+        """Give the value of one of `COLUMNS`, or of a compared method."""
+        value: float | None = getattr(self, column) if column in COLUMNS else self.compared.get(column)
+        return value
+
+
+class NetworkFacts(_Frozen):
+    """Name the frozen network."""
+
+    name: str
+    fingerprint: str
+    num_parameters: int = Field(ge=0)
+
+
+class AdapterFacts(_Frozen):
+    """Say what was added to the network: the method, how rows are shared, what fills in, and how many parameters.
+
+    `num_per_row` counts one bank row: with independent sharing, one combination's adapter set. `num_total` counts all
+    rows, and a learned fill.
+    """
+
+    method: str
+    sharing: str
+    fill: str
+    num_per_row: int = Field(ge=0)
+    num_rows: int = Field(ge=0)
+    num_total: int = Field(ge=0)
+
+
+class Results(_Frozen):
+    """Hold a metric for every combination, in up to four columns, with what is needed to measure it again.
+
+    In a comparison of methods each one has a column of its own: `compared` says what it is, by the column's name, and
+    there need be no `adapter`.
+
+    Values are as the metric gives them: where `unit` is ``"fraction"`` they lie in 0..1 and are printed in percent;
+    where it is ``"value"`` (errors, correlations) they are printed as they are. `convention` says how the metric
+    counts, where its name leaves that open.
+    """
+
+    format: Literal[2] = 2
+    title: str = ""
+    metric: str
+    convention: str = ""
+    higher_is_better: bool
+    unit: Literal["fraction", "value"]
+    modalities: dict[str, str | dict[str, str]]
+    network: NetworkFacts
+    adapter: AdapterFacts | None = None
+    compared: dict[str, AdapterFacts] = {}
+    seed: int | None = None
+    versions: dict[str, str] = {}
+    rows: tuple[Row, ...]
+
+    def __getitem__(self, combination: str | Iterable[str]) -> Row:
+        """Give the row of ``"rgb+depth"``, or of an iterable of names; raise `ResultsError` where there is none."""
+        wanted = combination.split("+") if isinstance(combination, str) else list(combination)
+        rows = {frozenset(row.combination.split("+")): row for row in self.rows}
+        if frozenset(wanted) not in rows:
+            name, known = "+".join(wanted), [row.combination for row in self.rows]
+            raise ResultsError(f"no row {name!r}; the rows are {', '.join(known)}.{closest(name, known)}")
+        return rows[frozenset(wanted)]
+
+    @property
+    def complete(self) -> str:
+        """Give the combination of all modalities."""
+        return "+".join(self.modalities)
+
+    @property
+    def incomplete_rows(self) -> tuple[Row, ...]:
+        """Give the rows that lack something."""
+        return tuple(row for row in self.rows if row.combination != self.complete)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Give the columns which hold at least one value: those of `COLUMNS`, then the compared methods."""
+        names = (*COLUMNS, *self.compared)
+        return tuple(column for column in names if any(row.value(column) is not None for row in self.rows))
+
+    def heading(self, column: str) -> str:
+        """Give the words for a column."""
+        return next((text for name, text in COLUMNS.items() if name == column), column)
+
+    def recovery(self, row: Row, column: str = "adapted") -> float | None:
+        """Compute (adapted - pretrained) / (dedicated - pretrained): 1 is as good as the dedicated network.
+
+        More is better whatever the metric's direction. None where a value is absent, and where the dedicated network is
+        no better than the pretrained one: then nothing was lost that could be recovered. `column` says which adapters.
+        """
+        adapted = row.value(column)
+        if row.pretrained is None or adapted is None or row.dedicated is None:
+            return None
+        sign = 1 if self.higher_is_better else -1
+        lost = sign * (row.dedicated - row.pretrained)
+        return sign * (adapted - row.pretrained) / lost if lost > 0 else None
+
+    def mean(self, combinations: Iterable[str] | None = None) -> Row | None:
+        """Average the rows that lack something, or those of the combinations asked for; None where there are none.
+
+        A column that lacks a value in one of these rows has no mean, since it would be one of other combinations than
+        its neighbours'. The recovery of the row is that of the means.
+        """
+        rows = self.incomplete_rows if combinations is None else tuple(self[one] for one in combinations)
+        if not rows:
+            return None
+        means = {column: _mean([row.value(column) for row in rows]) for column in COLUMNS}
+        compared = {column: _mean([row.value(column) for row in rows]) for column in self.compared}
+        name = "mean (incomplete)" if combinations is None else "mean"
+        return Row(combination=name, count=sum(row.count for row in rows), compared=compared, **means)
+
+    @property
+    def summary(self) -> Row | None:
+        """Give the mean that ends the tables: over the combinations that lack something, where there are several."""
+        return self.mean() if len(self.incomplete_rows) > 1 else None
+
+    def show(self, value: float | None) -> str:
+        """Write a value as in the tables: percent with one digit, or three digits; a dash where there is none."""
+        if value is None:
+            return ABSENT
+        return f"{100 * value:.1f}" if self.unit == "fraction" and math.isfinite(value) else f"{value:.3f}"
+
+    @property
+    def common_count(self) -> int | None:
+        """Give how many rows of data every combination was measured on; None where that differs."""
+        counts = {row.count for row in self.rows}
+        return counts.pop() if len(counts) == 1 else None
+
+    def _rows_in_words(self) -> str:
+        counts = [row.count for row in self.rows]
+        if self.common_count is not None:
+            return f"{self.common_count:,} for each combination"
+        return f"{min(counts, default=0):,} to {max(counts, default=0):,}: those that have all of a combination"
+
+    @property
+    def measure(self) -> str:
+        """Name the metric with its unit and direction, as headings do."""
+        unit = " in %" if self.unit == "fraction" else ""
+        return f"{self.metric}{unit}, {'more' if self.higher_is_better else 'less'} is better"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Say in words, by heading, what was measured and how."""
+        network = self.network
+        adapters = {"adapters": self.adapter, **self.compared}
+        fills = dict.fromkeys(adapter.fill for adapter in adapters.values() if adapter)
+        return {
+            "measure": self.measure,
+            **({"counting": self.convention} if self.convention else {}),
+            "network": f"{network.name}, {network.num_parameters:,} parameters, {_shorten(network.fingerprint)}",
+            **{name: self._adapter_in_words(adapter) for name, adapter in adapters.items() if adapter},
+            "missing": f"filled with {' or '.join(fills)}",
+            "rows": self._rows_in_words(),
+            "seed": "not given" if self.seed is None else str(self.seed),
+            "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()) or "not recorded",
+        }
+
+    def _adapter_in_words(self, adapter: AdapterFacts) -> str:
+        total = self.network.num_parameters
+        share = f" ({format_share(adapter.num_per_row / total)} of it)" if total else ""
+        return (
+            f"{adapter.method}, {adapter.sharing} sharing: {adapter.num_rows} rows of "
+            f"{adapter.num_per_row:,} parameters{share}, {adapter.num_total:,} in all"
+        )
+
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        """Give the rows with the `summary`, where there is one, at their end."""
+        return (*self.rows, *([self.summary] if self.summary else []))
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Give header and cells as texts: combination, the columns that hold values, recovery in percent.
+
+        The number of rows measured stands in a second column where it differs between combinations, and in `facts`
+        where it does not. After the `rows` comes the `summary`, where there is one. A comparison ends with the recovery
+        of the summary and the parameters of each method.
+        """
+        rows = self.measured
+        columns = {"combination": [row.combination for row in rows]}
+        if self.common_count is None:
+            columns["count"] = [f"{row.count:,}" for row in self.rows] + [""] * (len(rows) - len(self.rows))
+        for column in self.columns:
+            columns[self.heading(column)] = [self.show(row.value(column)) for row in rows]
+        if self.shows_recovery:
+            columns["recovery"] = [show_share(self.recovery(row)) for row in rows]
+        return list(columns), [*map(list, zip(*columns.values(), strict=True)), *self.footers()]
+
+    @property
+    def shows_recovery(self) -> bool:
+        """Say whether the recovery of the adapted column has a column of its own."""
+        return "dedicated" in self.columns and ("adapted" in self.columns or not self.compared)
+
+    def footers(self) -> list[list[str]]:
+        """Give the lines that end a comparison: how much of the mean each method recovers, and what it costs."""
+        if not self.compared:
+            return []
+        footers: dict[str, Callable[[str], str]] = {
+            "parameters (set)": self._per_row,
+            "parameters (all)": self._in_all,
+        }
+        if self.summary and "dedicated" in self.columns:
+            footers = {"recovery (mean)": partial(self._recovered, self.summary)} | footers
+        pads = [""] * (self.common_count is None)
+        ends = [""] * self.shows_recovery
+        return [[title, *pads, *map(show, self.columns), *ends] for title, show in footers.items()]
+
+    def _recovered(self, row: Row, column: str) -> str:
+        is_given = column in ("pretrained", "dedicated")  # 0 and 1 by definition
+        return ABSENT if is_given else show_share(self.recovery(row, column))
+
+    def _adapter(self, column: str) -> AdapterFacts | None:
+        return self.adapter if column == "adapted" else self.compared.get(column)
+
+    def _per_row(self, column: str) -> str:
+        adapter = self._adapter(column)
+        if adapter:
+            return f"{adapter.num_per_row:,}"
+        return ABSENT if column == "pretrained" else f"{self.network.num_parameters:,}"
+
+    def _in_all(self, column: str) -> str:
+        """Count what has to be kept besides the pretrained network."""
+        adapter = self._adapter(column)
+        if adapter:
+            return f"{adapter.num_total:,}"
+        num_networks = {"fine_tuned": 1, "dedicated": sum(row.dedicated is not None for row in self.rows)}
+        return f"{self.network.num_parameters * num_networks[column]:,}" if column in num_networks else ABSENT
+
+    def __str__(self) -> str:
+        title = [self.title] if self.title else []
+        width = max(10, *(len(name) + 2 for name in self.compared)) if self.compared else 10
+        facts = [f"{name:<{width}}{text}" for name, text in self.facts.items() if name != "versions"]
+        return "\n".join([*title, *facts, "", format_table(*self.table(), rule_before=[len(self.rows)])])
+
+    __repr__ = __str__
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the results as JSON, whole or not at all; make the folder where it is missing. Return the path."""
+        target = Path(path)
+        make_folder(target.parent)
+        write_atomically(target, f"{self.model_dump_json(indent=2)}\n".encode())
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read results that `save` wrote, by this version of subsense or an older one.
+
+        Raises:
+            ResultsError: the file is absent, is not JSON, is of a newer format, or lacks something.
+        """
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+        except FileNotFoundError:
+            raise ResultsError(f"{path}: no such file; expected results that `save` wrote") from None
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{path}: expected results as JSON, but it can't be read: {error}") from None
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def parse(cls, data: object, source: str = "results") -> Self:
+        """Read results from plain data; `source` is what messages call it. Raise as `load` does."""
+        upgraded = _upgrade(data, source)
+        try:
+            return cls.model_validate(upgraded)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+            raise ResultsError(f"{source}: not whole results of format {FORMAT}: {faults}") from None
+
+
+def show_share(value: float | None) -> str:
+    """Write a recovery in percent; a dash where there is none."""
+    return ABSENT if value is None else f"{value:.0%}"
+
+
+def _shorten(fingerprint: str) -> str:
+    """Keep twelve digits, after the algorithm's name where there is one.
+
+    >>> _shorten("xxh3:0123456789abcdef"), _shorten("0123456789abcdef")
+    ('xxh3:0123456789ab', '0123456789ab')
+    """
+    algorithm, colon, digits = fingerprint.rpartition(":")
+    return algorithm + colon + digits[:12]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if len(present) == len(values) else None
+
+
+def _upgrade(data: object, source: str) -> dict[str, Any]:
+    """Bring the data of an older format to this one."""
+    found = data.get("format") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(found, int) or found < 1:
+        raise ResultsError(f'{source}: expected results of subsense, with "format": {FORMAT}, but found none')
+    if found > FORMAT:
+        raise ResultsError(
+            f"{source}: written by a newer subsense, as format {found}; this one reads up to {FORMAT}: upgrade subsense"
+        )
+    for version in range(found, FORMAT):
+        data = _UPGRADES[version](data)
+    return data

@@ -1,0 +1,265 @@
+"""Network + method -> Plan: which sites get which adapter, made and printed before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from math import prod
+
+from torch import nn
+
+from subsense.adapters import Adapter, Method, parse_method
+from subsense.adapters.base import Shapes
+from subsense.adapters.layers.declare import Declaration
+from subsense.adapters.layers.describe import describe
+from subsense.adapters.layers.layer import Layer
+from subsense.errors import PlanError, UnmatchedPattern, UnsupportedLayer, closest
+from subsense.injection.wrapped import check_wrappers
+from subsense.tables import format_share, format_table
+
+
+@dataclass(frozen=True)
+class Site:
+    """Hold one site: a layer, all places where the network has it, and the adapters that act there.
+
+    Attributes:
+        layer: what the adapters know of it.
+        modules: the module paths at which it acts: several where weights are tied.
+        adapters: adapter -> the shapes of its parameters in one bank row.
+    """
+
+    layer: Layer
+    modules: tuple[str, ...]
+    adapters: Mapping[Adapter, Shapes]
+
+    @property
+    def key(self) -> str:
+        """Name the site."""
+        return self.layer.key
+
+    @property
+    def num_parameters(self) -> int:
+        """Count the parameters of one bank row."""
+        return sum(prod(shape) for shapes in self.adapters.values() for shape in shapes.values())
+
+    @property
+    def label(self) -> str:
+        """Write the adapters, and what they train where that isn't all they can: ``ssf (scale)``."""
+        return ", ".join(
+            f"{adapter.name} ({', '.join(shapes)})" if len(shapes) == 1 and adapter.name not in _ALONE else adapter.name
+            for adapter, shapes in self.adapters.items()
+        )
+
+
+_ALONE = frozenset({"scale", "shift", "bitfit"})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Hold the sites of a network for a method, and what is out of reach. Printing it gives a table.
+
+    Attributes:
+        sites: in registration order.
+        out_of_reach: parameter name -> number of elements, for parameters that no site acts on.
+        network_parameters: number of parameters of the network, tied ones counted once.
+        adapters: the methods.
+        declared: the user's own layer classes.
+    """
+
+    sites: tuple[Site, ...]
+    out_of_reach: Mapping[str, int]
+    network_parameters: int
+    adapters: tuple[Adapter, ...]
+    declared: tuple[Declaration, ...] = ()
+
+    @property
+    def parameters_per_row(self) -> int:
+        """Count the parameters of one bank row."""
+        return sum(site.num_parameters for site in self.sites)
+
+    @property
+    def share(self) -> float:
+        """Give the parameters of one bank row as a fraction of the network's."""
+        return self.parameters_per_row / max(1, self.network_parameters)
+
+    def __str__(self) -> str:
+        rows = [
+            [site.key, site.layer.class_name, site.label, f"{site.layer.channels:,}", f"{site.num_parameters:,}"]
+            for site in self.sites
+        ]
+        table = format_table(["module", "class", "adapter", "channels", "parameters"], rows, align="lllrr")
+        total = (
+            f"{len(self.sites)} sites, {self.parameters_per_row:,} parameters per bank row, "
+            f"{format_share(self.share)} of the network's {self.network_parameters:,}"
+        )
+        return "\n".join([table, "", total, *self._reach()])
+
+    def _reach(self) -> list[str]:
+        if not self.out_of_reach:
+            return ["every parameter of the network is within reach of a site"]
+        names = [f"  {name} ({count:,})" for name, count in self.out_of_reach.items()]
+        return [f"out of reach ({sum(self.out_of_reach.values()):,} parameters):", *names]
+
+
+def plan(
+    network: nn.Module,
+    method: Method = "ssf",
+    *,
+    include: Iterable[str] = ("*",),
+    exclude: Iterable[str] = (),
+    layers: Sequence[Declaration] = (),
+) -> Plan:
+    """Find the sites of a network without touching it.
+
+    Args:
+        network: any `nn.Module`.
+        method: ``"ssf"``, ``"scale"``, ``"shift"``, ``"bitfit"``, ``"norm"``, ``"lora"``, an object such as
+            ``LoRA(rank=2)``, or a list of those.
+        include: patterns of module paths (``fnmatch``: ``"encoder.*"``); a layer must match one.
+        exclude: patterns of module paths; a layer must match none.
+        layers: the user's own layer classes.
+
+    Raises:
+        UnmatchedPattern: a pattern that matches no layer.
+        UnsupportedLayer: a layer that a method can't serve right, or one named in full that it doesn't serve.
+        PlanError: an unknown method; a network in which nothing is a site, or that is wrapped (compiled, distributed).
+
+    >>> print(plan(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), include=["0"]))
+    module  class   adapter  channels  parameters
+    ------  ------  -------  --------  ----------
+    0       Linear  ssf             3           6
+    <BLANKLINE>
+    1 sites, 6 parameters per bank row, 46.15% of the network's 13
+    out of reach (4 parameters):
+      2.weight (3)
+      2.bias (1)
+    """
+    adapters = parse_method(method)
+    choice = _Choice(network, _Patterns.parse("include", include), _Patterns.parse("exclude", exclude))
+    check_wrappers(network)
+    found = list(_sites(network, adapters, choice, layers))
+    sites = _tie(found)
+    choice.check(adapters)
+    if not sites:
+        raise PlanError(
+            f"no layer of {type(network).__name__} is a site for {', '.join(a.name for a in adapters)}; "
+            "declare the network's own layer classes: layers=[LayerClass(...)]"
+        )
+    parameters = dict(network.named_parameters())
+    num_parameters = sum(parameter.numel() for parameter in parameters.values())
+    return Plan(sites, _out_of_reach(parameters, found), num_parameters, adapters, tuple(layers))
+
+
+@dataclass(frozen=True)
+class _Patterns:
+    """Hold patterns of module paths; those without a wildcard are looked up, not compared with every path."""
+
+    argument: str
+    texts: tuple[str, ...]
+    names: frozenset[str]
+    wild: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, argument: str, patterns: Iterable[str]) -> _Patterns:
+        if isinstance(patterns, str):
+            raise PlanError(
+                f"{argument}: expected a list of patterns, but found the string {patterns!r}; write [{patterns!r}]"
+            )
+        texts = tuple(patterns)
+        wild = tuple(text for text in texts if not _WILDCARDS.isdisjoint(text))
+        return cls(argument, texts, frozenset(texts) - frozenset(wild), wild)
+
+    def match(self, paths: Iterable[str]) -> bool:
+        """Say whether one of the paths matches one of the patterns."""
+        return any(path in self.names or any(fnmatchcase(path, pattern) for pattern in self.wild) for path in paths)
+
+    def unmatched(self, paths: Set[str]) -> Iterator[str]:
+        """Give the patterns that match none of the paths, in their order; ``*`` always matches."""
+        for pattern in self.texts:
+            if pattern in self.names:
+                matches = pattern in paths
+            else:
+                matches = pattern == "*" or any(fnmatchcase(path, pattern) for path in paths)
+            if not matches:
+                yield pattern
+
+
+_WILDCARDS = frozenset("*?[")
+
+
+class _Choice:
+    """Decide which module paths are wanted, and remember which patterns had an effect."""
+
+    def __init__(self, network: nn.Module, include: _Patterns, exclude: _Patterns) -> None:
+        self.include, self.exclude = include, exclude
+        self.paths: dict[int, list[str]] = {}
+        for path, module in network.named_modules(remove_duplicate=False):
+            self.paths.setdefault(id(module), []).append(path)
+        self.layers: set[str] = set()
+        self.served: set[str] = set()
+
+    def wants(self, module: nn.Module) -> bool:
+        """Say whether a layer is included and not excluded, by any of its paths."""
+        paths = self.paths[id(module)]
+        self.layers.update(paths)
+        return self.include.match(paths) and not self.exclude.match(paths)
+
+    def check(self, adapters: Sequence[Adapter]) -> None:
+        """Raise for a pattern that matches no layer, and for a layer named in full that no method serves."""
+        names = ", ".join(adapter.name for adapter in adapters)
+        for patterns in (self.include, self.exclude):
+            for pattern in patterns.unmatched(self.layers):
+                raise UnmatchedPattern(
+                    f"{patterns.argument}: pattern {pattern!r} matches no layer that an adapter could serve."
+                    f"{closest(pattern, sorted(self.layers))}"
+                )
+        unserved = self.layers - self.served
+        for pattern in self.include.texts:
+            if pattern in unserved and not self.exclude.match([pattern]):
+                raise UnsupportedLayer(
+                    f"include: {pattern} is no site for {names}; leave it out, or choose another method"
+                )
+
+
+def _sites(
+    network: nn.Module, adapters: Sequence[Adapter], choice: _Choice, declared: Sequence[Declaration]
+) -> Iterator[tuple[nn.Module, Site]]:
+    for module, layer in describe(network, declared):
+        if not choice.wants(module):
+            continue
+        if isinstance(layer, UnsupportedLayer):
+            raise layer
+        shapes = {adapter: adapter.parameters(layer) for adapter in adapters if adapter.serves(layer, module)}
+        if shapes:
+            choice.served.update(choice.paths[id(module)])
+            yield module, Site(layer, (layer.path,), shapes)
+
+
+def _tie(found: Iterable[tuple[nn.Module, Site]]) -> tuple[Site, ...]:
+    sites: dict[tuple[int, str], Site] = {}
+    for module, site in found:
+        weight = site.layer.weight.parameter(module)
+        key = (id(module) if weight is None else id(weight), site.layer.part)
+        first = sites.setdefault(key, site)
+        if first is not site:
+            _check_tied(first, site)
+            sites[key] = replace(first, modules=(*first.modules, *site.modules))
+    return tuple(sites.values())
+
+
+def _check_tied(first: Site, other: Site) -> None:
+    same = ("kind", "features", "axis", "groups", "out_axis", "weight")
+    if first.adapters != other.adapters or any(getattr(first.layer, a) != getattr(other.layer, a) for a in same):
+        raise UnsupportedLayer(
+            f"{other.key} ({other.layer.class_name}) shares its weight with {first.key} "
+            f"({first.layer.class_name}), but isn't the same kind of layer, so they can't be one site; "
+            f"exclude=[{other.layer.path!r}]"
+        )
+
+
+def _out_of_reach(parameters: Mapping[str, nn.Parameter], found: Iterable[tuple[nn.Module, Site]]) -> dict[str, int]:
+    reached = {
+        id(slot.parameter(module)) for module, site in found for slot in (site.layer.weight, site.layer.bias) if slot
+    }
+    return {name: parameter.numel() for name, parameter in parameters.items() if id(parameter) not in reached}

@@ -1,0 +1,167 @@
+"""How a dict of modalities becomes the network's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from subsense.errors import ModalityError, closest
+from subsense.modalities import AxisSpec, Modalities
+from subsense.modalities.inputs import Filled, named
+
+CallFunction = Callable[[nn.Module, dict[str, Any]], Any]
+CallSpec = str | Mapping[str, str | Sequence[str]] | CallFunction
+FORMS = ("kwargs", "positional", "list", "dict", "channels")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Call the network as it wants to be called.
+
+    Attributes:
+        form: one of ``"kwargs"``, ``"positional"``, ``"list"``, ``"dict"``, ``"channels"``, ``"function"``.
+        arguments: for ``"kwargs"``: (modality, part) -> argument name, where it isn't the part's own name.
+        function: for ``"function"``: ``(network, inputs) -> output``.
+    """
+
+    form: str
+    arguments: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    function: CallFunction | None = None
+
+    @property
+    def spec(self) -> str | dict[str, list[str]]:
+        """Give the form as plain data, as `parse_call` reads it; ``"function"`` for a callable."""
+        if not self.arguments:
+            return self.form
+        names: dict[str, list[str]] = {}
+        for (modality, _), argument in self.arguments.items():
+            names.setdefault(modality, []).append(argument)
+        return names
+
+    def arrange(self, modalities: Modalities, tensors: Filled) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Give the positional and keyword arguments for the network, or those that carry what `tensors` has."""
+        names = [name for name in modalities if name in tensors]
+        if self.form == "kwargs":
+            return (), {
+                self.argument(name, part): tensor
+                for name in names
+                for part, tensor in zip(modalities[name].parts, tensors[name], strict=True)
+            }
+        flat = [tensor for name in names for tensor in tensors[name]]
+        if self.form == "positional":
+            return tuple(flat), {}
+        if self.form == "list":
+            return (flat,), {}
+        if self.form == "channels":
+            return (torch.cat(flat, dim=1),), {}
+        return (named(modalities, tensors),), {}
+
+    def argument(self, modality: str, part: str) -> str:
+        """Give the name of the argument that carries a part."""
+        return self.arguments.get((modality, part), part)
+
+    def collect(
+        self, modalities: Modalities, like: Filled, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Give back the inputs that `arrange` made these arguments of; `like`: tensors of the same names and sizes."""
+        if self.form in ("dict", "function"):
+            return dict(args[0])
+        keys = [(name, part) for name in like for part in modalities[name].parts]
+        if self.form == "kwargs":
+            flat = [kwargs[self.argument(*key)] for key in keys]
+        elif self.form == "channels":
+            flat = list(args[0].split([tensor.shape[1] for tensors in like.values() for tensor in tensors], dim=1))
+        else:
+            flat = list(args[0] if self.form == "list" else args)
+        tensors = dict(zip(keys, flat, strict=True))
+        return named(modalities, {name: tuple(tensors[name, part] for part in modalities[name].parts) for name in like})
+
+    def __call__(self, network: nn.Module, modalities: Modalities, tensors: Filled) -> Any:
+        """Call the network on filled tensors and give back its own output."""
+        if self.function is not None:
+            return self.function(network, named(modalities, tensors))
+        args, kwargs = self.arrange(modalities, tensors)
+        return network(*args, **kwargs)
+
+
+def parse_call(call: CallSpec, modalities: Modalities) -> Call:
+    """Read the `call` argument of `adapt`.
+
+    Args:
+        call: ``"kwargs"`` (an argument is named as its modality), ``"positional"``, ``"list"``, ``"dict"``,
+            ``"channels"`` (one tensor, modalities stacked along the channel axis in declared order), modality ->
+            argument names, or a callable ``(network, inputs) -> output``.
+
+    Raises:
+        ModalityError: an unknown form or modality, a wrong number of names, modalities that can't be stacked.
+    """
+    if isinstance(call, Mapping):
+        return Call("kwargs", _arguments(call, modalities))
+    if callable(call):
+        return Call("function", function=call)
+    if call not in FORMS:
+        raise ModalityError(
+            f"call: expected one of {', '.join(FORMS)}, a mapping of modality to argument names, or a "
+            f"callable, but found {call!r}.{closest(str(call), FORMS)}"
+        )
+    if call == "kwargs":
+        _check_arguments([part for modality in modalities.values() for part in modality.parts])
+    if call == "channels":
+        _check_channels(modalities)
+    return Call(call)
+
+
+def spread_arguments(spec: Mapping[str, AxisSpec], call: CallSpec) -> dict[str, AxisSpec]:
+    """Give every argument of a modality its axis string, where `call` names several arguments for one axis string.
+
+    >>> spread_arguments({"text": "L:int64"}, {"text": ["input_ids", "attention_mask"]})
+    {'text': {'input_ids': 'L:int64', 'attention_mask': 'L:int64'}}
+    """
+    names = {one: _names(call[one]) for one in call} if isinstance(call, Mapping) else {}
+    return {
+        modality: dict.fromkeys(names[modality], axes)
+        if isinstance(axes, str) and len(names.get(modality, ())) > 1
+        else axes
+        for modality, axes in spec.items()
+    }
+
+
+def _names(argument: str | Sequence[str]) -> list[str]:
+    return [argument] if isinstance(argument, str) else list(argument)
+
+
+def _arguments(call: Mapping[str, str | Sequence[str]], modalities: Modalities) -> dict[tuple[str, str], str]:
+    for name in call:
+        if name not in modalities:
+            raise ModalityError(f"call: unknown modality {name!r}.{closest(str(name), modalities)}")
+    arguments: dict[tuple[str, str], str] = {}
+    for name, modality in modalities.items():
+        given = _names(call.get(name, tuple(modality.parts)))
+        if len(given) != len(modality.parts):
+            raise ModalityError(
+                f"call: modality {name!r} is carried by {list(modality.parts)}, "
+                f"but {len(given)} argument names were given: {given}"
+            )
+        arguments |= {(name, part): str(argument) for part, argument in zip(modality.parts, given, strict=True)}
+    _check_arguments(list(arguments.values()))
+    return arguments
+
+
+def _check_arguments(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ModalityError(f"call: the argument {name!r} is named twice, and it can carry one input only")
+
+
+def _check_channels(modalities: Modalities) -> None:
+    first, *others = [axes for modality in modalities.values() for axes in modality.parts.values()]
+    for axes in others:
+        if axes.sizes[1:] != first.sizes[1:] or axes.dtype != first.dtype or not axes.sizes:
+            raise ModalityError(
+                f"call 'channels' stacks all modalities along their first axis, so the others must agree: "
+                f"found {str(first)!r} and {str(axes)!r}"
+            )

@@ -1,0 +1,274 @@
+"""What stands in for a missing input: zeros, a constant, the mean of data, a learned value, or what a callable makes.
+
+The paper (arXiv 2310.03986) fills with zeros. A value that a caller passes for a missing modality is never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subsense.errors import InputError, ModalityError, closest
+from subsense.modalities import Axes, Modalities
+from subsense.modalities.inputs import Batch, Filled, named, read
+from subsense.modalities.names import attribute_name
+
+FillFunction = Callable[[str, Mapping[str, Any], Tensor], Any]
+KINDS = ("zeros", "mean", "learned", "callable")
+Value = float | Tensor
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Fill a missing modality with its mean over data.
+
+    The mean is taken over the rows that have the modality and over lettered axes; sized axes keep their own means.
+
+    Args:
+        data: batches ``(inputs, target)`` or ``inputs``, such as a training `DataLoader`; None: the mean is put in
+            later, by `subsense.load`.
+    """
+
+    data: Iterable[Any] | None
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Fill a missing modality with a constant, the same in every row.
+
+    Args:
+        value: a number, or a tensor for one row that broadcasts to the modality's shape, with size 1 on lettered axes;
+            where several arguments carry the modality, argument -> number or tensor, for each of them. None: it is put
+            in later, by `subsense.load`.
+        name: what tables and files call it.
+
+    >>> Constant({"pixel_values": 1.0, "pixel_mask": 1}, name="white").name
+    'white'
+    """
+
+    value: Value | Mapping[str, Value] | None
+    name: str = "constant"
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name in KINDS:
+            raise ModalityError(f"fill: a constant can't be called {self.name!r}, which says another kind of fill")
+
+
+FillSpec = str | Mean | Constant | FillFunction | Mapping[str, "str | Mean | Constant | FillFunction"]
+
+
+class Filling(nn.Module):
+    """Put stand-ins where inputs are missing.
+
+    Args:
+        modalities: the declared modalities.
+        spec: ``"zeros"``, ``"learned"``, `Mean`, `Constant`, or a callable ``(modality, inputs, present) -> stand-in``,
+            for all modalities or by name. The callable sees every modality as it will be called, zeros where it is
+            missing, and `present` (batch, modality); it returns what has the shape of ``inputs[modality]``.
+
+    Attributes:
+        kinds: modality -> ``"zeros"``, ``"mean"``, ``"learned"``, ``"callable"``, or else a constant's name.
+
+    Raises:
+        ModalityError: an unknown fill or modality; a mean or learned value for an integer input; a constant that the
+            shape or dtype of its input can't hold.
+    """
+
+    def __init__(self, modalities: Modalities, spec: FillSpec = "zeros") -> None:
+        super().__init__()
+        self.modalities = modalities
+        chosen = _by_modality(modalities, spec)
+        self.kinds = {name: _kind(name, choice) for name, choice in chosen.items()}
+        self.functions = {name: choice for name, choice in chosen.items() if self.kinds[name] == "callable"}
+        self.parts = {(name, part): axes for name in modalities for part, axes in modalities[name].parts.items()}
+        for name, choice in chosen.items():
+            if isinstance(choice, Constant):
+                _check_constant(name, modalities[name].parts, choice)
+        for (name, part), axes in self.parts.items():
+            self._make(name, part, axes, chosen[name])
+        means = {id(choice): choice for choice in chosen.values() if isinstance(choice, Mean)}
+        for mean in means.values():
+            if mean.data is not None:
+                self._measure([name for name, choice in chosen.items() if choice is mean], mean.data)
+
+    @property
+    def spec(self) -> str | dict[str, str]:
+        """Give what stands in for each modality, in words; one word where all are alike."""
+        kinds = set(self.kinds.values())
+        return kinds.pop() if len(kinds) == 1 else dict(self.kinds)
+
+    def stand_ins(self) -> dict[str, Tensor]:
+        """Give the tensors to keep: ``modality.part`` -> constant, mean or learned value."""
+        return {
+            f"{_escaped(name)}.{part}": getattr(self, _attribute(name, part))
+            for name, part in self.parts
+            if self._is_kept(name)
+        }
+
+    def forward(self, batch: Batch) -> Filled:
+        """Give every modality's tensors (batch, ...), stand-ins where `batch.present` says that a row lacks it."""
+        simple = {name: self._fill(batch, column, name) for column, name in enumerate(self.modalities)}
+        missing = {name: function for name, function in self.functions.items() if name not in batch.whole}
+        return simple | {name: self._call(batch, name, function, simple) for name, function in missing.items()}
+
+    def _is_kept(self, name: str) -> bool:
+        return self.kinds[name] not in ("zeros", "callable")
+
+    def _make(self, name: str, part: str, axes: Axes, choice: Any) -> None:
+        if not self._is_kept(name):
+            return
+        attribute, kind = _attribute(name, part), self.kinds[name]
+        value = torch.zeros([size if isinstance(size, int) else 1 for size in axes.sizes], dtype=axes.torch_dtype)
+        if isinstance(choice, Constant):
+            self.register_buffer(attribute, _constant(name, part, axes, choice, value))
+        elif not axes.torch_dtype.is_floating_point:
+            raise ModalityError(
+                f"fill {kind!r} for {name!r}: input {part!r} is {axes.dtype}, and only floating-point "
+                "inputs have such a stand-in; choose 'zeros', a subsense.Constant or a callable"
+            )
+        elif kind == "learned":
+            self.register_parameter(attribute, nn.Parameter(value))
+        else:
+            self.register_buffer(attribute, value)
+
+    def _measure(self, names: list[str], data: Iterable[Any]) -> None:
+        sums = {
+            key: torch.zeros_like(getattr(self, _attribute(*key)), dtype=torch.float64)
+            for key in self.parts
+            if key[0] in names
+        }
+        counts = dict.fromkeys(sums, 0.0)
+        for item in data:
+            batch = read(self.modalities, item[0] if isinstance(item, (tuple, list)) else item)
+            for key in sums:
+                rows = _present_rows(batch, self.modalities, key)
+                if rows is not None:
+                    axes = [axis for axis, size in enumerate(self.parts[key].sizes, start=1) if isinstance(size, str)]
+                    sums[key] += rows.double().sum([0, *axes], keepdim=True)[0].cpu()
+                    counts[key] += len(rows) * torch.tensor([rows.shape[axis] for axis in axes]).prod().item()
+        for key, total in sums.items():
+            if not counts[key]:
+                raise ModalityError(f"fill 'mean' for {key[0]!r}: the data has no row in which it is present")
+            getattr(self, _attribute(*key)).copy_(total / counts[key])
+
+    def _fill(self, batch: Batch, column: int, name: str) -> tuple[Tensor, ...]:
+        given = batch.tensors[name]
+        if given is not None and name in batch.whole:
+            return given
+        parts = self.modalities[name].parts
+        stands = [self._stand_in(batch, name, part, axes) for part, axes in parts.items()]
+        if given is None:
+            return tuple(stands)
+        return tuple(_where(batch, column, tensor, stand) for tensor, stand in zip(given, stands, strict=True))
+
+    def _stand_in(self, batch: Batch, name: str, part: str, axes: Axes) -> Tensor:
+        shape = batch.shape(name, axes)
+        if self._is_kept(name):
+            value: Tensor = getattr(self, _attribute(name, part))
+            return value.to(batch.device).expand(shape).contiguous()
+        return torch.zeros(shape, dtype=axes.torch_dtype, device=batch.device)
+
+    def _call(self, batch: Batch, name: str, function: FillFunction, simple: Filled) -> tuple[Tensor, ...]:
+        modality, column = self.modalities[name], self.modalities.names.index(name)
+        made = function(name, named(self.modalities, simple), batch.present.to(batch.device))
+        made = {name: made} if modality.is_single else made
+        if not isinstance(made, Mapping) or set(made) != set(modality.parts):
+            found = sorted(made) if isinstance(made, Mapping) else type(made).__name__
+            raise InputError(
+                f"fill function for {name!r}: expected a mapping with {list(modality.parts)}, but found {found}"
+            )
+        return tuple(
+            _where(batch, column, tensor, _checked(name, part, made[part], tensor))
+            for part, tensor in zip(modality.parts, simple[name], strict=True)
+        )
+
+
+def _where(batch: Batch, column: int, tensor: Tensor, stand_in: Tensor) -> Tensor:
+    has = batch.present[:, column].to(batch.device)
+    return torch.where(has.view(-1, *[1] * (tensor.dim() - 1)), tensor, stand_in)
+
+
+def _attribute(name: str, part: str) -> str:
+    return ":".join(attribute_name(one).replace(":", "%3A") for one in (name, part))
+
+
+def _escaped(name: str) -> str:
+    """Write a modality's name without dots: what comes after the first dot is the part."""
+    return name.replace("%", "%25").replace(".", "%2E")
+
+
+def _by_modality(modalities: Modalities, spec: FillSpec) -> dict[str, Any]:
+    if not isinstance(spec, Mapping):
+        return dict.fromkeys(modalities, spec)
+    for name in spec:
+        if name not in modalities:
+            raise ModalityError(f"fill: unknown modality {name!r}.{closest(str(name), modalities)}")
+    return {name: spec.get(name, "zeros") for name in modalities}
+
+
+def _kind(name: str, choice: Any) -> str:
+    if isinstance(choice, Mean):
+        return "mean"
+    if isinstance(choice, Constant):
+        return choice.name
+    if callable(choice):
+        return "callable"
+    if choice == "mean":
+        raise ModalityError(f"fill 'mean' for {name!r} needs data to take it from: fill=subsense.Mean(train_loader)")
+    if choice not in ("zeros", "learned"):
+        raise ModalityError(
+            f"fill for {name!r}: expected 'zeros', 'learned', subsense.Mean(data), subsense.Constant(value) or a "
+            f"callable, but found {choice!r}.{closest(str(choice), KINDS)}"
+        )
+    return str(choice)
+
+
+def _check_constant(name: str, parts: Mapping[str, Axes], constant: Constant) -> None:
+    value = constant.value
+    if isinstance(value, Mapping) and set(value) != set(parts):
+        raise ModalityError(
+            f"fill {constant.name!r} for {name!r}: expected a value for each of {list(parts)}, but found {list(value)}"
+        )
+
+
+def _constant(name: str, part: str, axes: Axes, constant: Constant, like: Tensor) -> Tensor:
+    """Give a constant's value for one input, in the shape and dtype of `like`."""
+    value = constant.value[part] if isinstance(constant.value, Mapping) else constant.value
+    if value is None:
+        return like
+    given = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    cast = given.to(like.dtype)
+    if not (like.is_floating_point() or torch.equal(cast.double(), given.double())):
+        raise ModalityError(
+            f"fill {constant.name!r} for {name!r}: input {part!r} is {axes.dtype}, which can't hold {given.tolist()}"
+        )
+    try:
+        return cast.expand_as(like).clone()
+    except RuntimeError:
+        raise ModalityError(
+            f"fill {constant.name!r} for {name!r}: expected a number or a tensor that broadcasts to "
+            f"{tuple(like.shape)} ({part!r} is {str(axes)!r}, lettered axes have size 1), but found "
+            f"shape {tuple(given.shape)}"
+        ) from None
+
+
+def _present_rows(batch: Batch, modalities: Modalities, key: tuple[str, str]) -> Tensor | None:
+    name, part = key
+    given = batch.tensors[name]
+    if given is None:
+        return None
+    tensor = given[list(modalities[name].parts).index(part)]
+    return tensor[batch.present[:, modalities.names.index(name)].to(tensor.device)]
+
+
+def _checked(name: str, part: str, made: Any, like: Tensor) -> Tensor:
+    if not isinstance(made, Tensor) or made.shape != like.shape or made.dtype != like.dtype:
+        found = f"{tuple(made.shape)} {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
+        raise InputError(
+            f"fill function for {name!r}: expected {part!r} as {tuple(like.shape)} {like.dtype}, but found {found}"
+        )
+    return made

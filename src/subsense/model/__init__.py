@@ -1,0 +1,1 @@
+"""The adapted network: made, called, saved, loaded."""

@@ -1,0 +1,90 @@
+"""`adapt`: check everything, then put adapters into a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from subsense.adapters import Method
+from subsense.adapters.layers.declare import Declaration
+from subsense.injection.banks import Banks, start_banks
+from subsense.injection.hooks import Injection, check_unadapted
+from subsense.injection.planning import Plan, plan
+from subsense.injection.wrapped import check_materialised
+from subsense.modalities import AxisSpec, CombinationLike, Modalities
+from subsense.modalities.calling import Call, CallSpec, parse_call, spread_arguments
+from subsense.modalities.filling import Filling, FillSpec
+from subsense.model.robust import RobustModel
+from subsense.routing.router import Router
+
+
+def adapt(
+    network: nn.Module,
+    modalities: Mapping[str, AxisSpec] | Modalities,
+    *,
+    call: CallSpec = "kwargs",
+    method: Method = "ssf",
+    sharing: str = "independent",
+    combinations: str | Iterable[CombinationLike] = "all",
+    fill: FillSpec = "zeros",
+    untrained: str = "error",
+    include: Iterable[str] = ("*",),
+    exclude: Iterable[str] = (),
+    layers: Sequence[Declaration] = (),
+    seed: int = 0,
+    check_inputs: bool = False,
+) -> RobustModel:
+    """Make a pretrained multimodal network work with any subset of its modalities (arXiv 2310.03986).
+
+    The network is frozen and put in eval mode; its weights, classes and `state_dict` stay as they are, and
+    `RobustModel.detach` gives it back untouched. With every modality present it computes exactly what it did before.
+
+    Args:
+        network: any `nn.Module`.
+        modalities: name -> axis string without the batch: ``{"rgb": "3 H W", "thermal": "1 H W"}``.
+        call: how the network takes its inputs, see `subsense.modalities.calling.parse_call`.
+        method: what acts at each site, see `subsense.injection.planning.plan`.
+        sharing: ``"independent"``, one bank row for each combination, or ``"additive"``, one for each modality: a
+            combination's parameters are the sum of the rows of what is missing.
+        combinations: ``"all"`` or those that get adapter sets; the complete one needs none.
+        fill: what stands in for a missing input, see `subsense.modalities.filling.Filling`.
+        untrained: ``"error"``, ``"nearest"`` or ``"pretrained"``, see `subsense.routing.router.Router`.
+        include, exclude, layers: see `subsense.injection.planning.plan`.
+        seed: for the start of methods that draw one (LoRA).
+        check_inputs: refuse NaN and infinity in what is present, naming the modality and the rows. Otherwise they go
+            to the network as they are. Can be set later, ``robust.check_inputs = True``; compiled graphs don't check.
+
+    Raises:
+        ModalityError, PlanError: what was asked for can't be done; the network is as it was.
+
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 2), nn.Linear(6, 2)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> robust = adapt(Sum(), {"left": "4", "right": "6"}, sharing="additive")
+    >>> robust({"left": torch.zeros(5, 4), "right": torch.zeros(5, 6)}).shape
+    torch.Size([5, 2])
+    """
+    if not isinstance(modalities, Modalities):
+        modalities = Modalities(spread_arguments(Modalities(modalities).spec, call))
+    check_unadapted(network)
+    check_materialised(network)
+    parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
+    router = Router(modalities, modalities.select(combinations), sharing, untrained)
+    planned = plan(network, method, include=include, exclude=exclude, layers=layers)
+    banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
+    robust = inject(network, planned, banks, filling, router, parsed)
+    robust.check_inputs = check_inputs
+    return robust
+
+
+def inject(
+    network: nn.Module, plan: Plan, tensors: Mapping[str, Tensor], fill: Filling, router: Router, call: Call
+) -> RobustModel:
+    """Put adapters into a network, with these banks; everything was checked before."""
+    banks = Banks(plan, tensors, network)
+    return RobustModel(network, plan, banks, fill, router, Injection(network, plan, banks), call)

@@ -1,0 +1,255 @@
+"""A folder <-> adapter sets: ``manifest.json`` and one safetensors file, no pickle anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, deserialize
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from subsense.adapters import Adapter, from_json, to_json
+from subsense.errors import (
+    CheckpointError,
+    DamagedFile,
+    ForeignTensor,
+    OtherModalities,
+    OtherNetwork,
+    PlanError,
+)
+from subsense.files import checksum_of_bytes, make_folder, write_atomically
+from subsense.injection.banks import bank_dtype, bank_names
+from subsense.injection.hooks import check_unadapted
+from subsense.injection.planning import Plan, plan
+from subsense.injection.wrapped import check_materialised
+from subsense.modalities import AxisSpec, Modalities
+from subsense.modalities.calling import CallSpec, parse_call, spread_arguments
+from subsense.modalities.filling import KINDS, Constant, FillFunction, Filling, Mean
+from subsense.model.adapt import inject
+from subsense.model.fingerprint import fingerprint
+from subsense.model.manifest import (
+    FORMAT,
+    MANIFEST,
+    MOST_HEADER,
+    Manifest,
+    _declared,
+    _file,
+    _layers,
+    _read_manifest,
+    seal,
+)
+from subsense.model.robust import RobustModel
+from subsense.routing.router import Router
+
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+           torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
+Expected = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Tensor -> its shape and dtype."""
+
+
+def save(robust: RobustModel, folder: str | Path) -> None:
+    """Save adapter sets, constant, mean and learned fills: all but the network's own weights.
+
+    The tensors are written first, under a name made from their content, then the manifest that names them is put in
+    place in one step; a process killed at any moment leaves the older version readable.
+
+    Args:
+        robust: what to save.
+        folder: made where it does not exist.
+    """
+    folder = make_folder(folder)
+    data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
+    name = _file_name(checksum_of_bytes(data))
+    write_atomically(folder / name, data)
+    write_atomically(folder / MANIFEST, seal(_manifest(robust, name).model_dump(mode="json")))
+    for old in folder.glob("adapters-*.safetensors"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def load(
+    folder: str | Path,
+    network: nn.Module,
+    *,
+    modalities: Mapping[str, AxisSpec] | None = None,
+    call: CallSpec | None = None,
+    fill: Mapping[str, FillFunction] | FillFunction | None = None,
+    untrained: str | None = None,
+) -> RobustModel:
+    """Load adapter sets for the network they were trained on.
+
+    Args:
+        folder: what `save` wrote.
+        network: the same network with the same weights; untouched where anything does not fit.
+        modalities: what they are expected to be; None: whatever was saved.
+        call: needed where the network is called by a function, which can't be saved.
+        fill: needed where a modality is filled by a function: modality -> function, or one for all of those.
+        untrained: another policy than the saved one.
+
+    A folder that anybody else made can do no harm: nothing outside it is read, no code in it runs, and no more is read
+    into memory than adapter sets for this network take.
+
+    Raises:
+        MissingFile, DamagedFile, OtherNetwork, OtherModalities, ForeignTensor, CheckpointError: what doesn't fit.
+    """
+    folder = Path(folder)
+    check_unadapted(network)
+    check_materialised(network)
+    manifest = _read_manifest(folder)
+    declared = _modalities(folder, manifest, modalities)
+    _check_network(folder, manifest, network)
+    method, layers = _method(folder, manifest), _layers(manifest, network)
+    fills = _fills(folder, manifest, fill)
+    planned = plan(network, method, include=manifest.sites, layers=layers)
+    tensors = _read_tensors(folder, manifest, _expected(manifest, planned, declared, fills, bank_dtype(network)))
+    parsed, filling = parse_call(_call(folder, manifest, call), declared), Filling(declared, fills)
+    combinations = declared.select(manifest.combinations)
+    router = Router(declared, combinations, manifest.sharing, untrained or manifest.untrained)
+    router.trained_rows = frozenset(manifest.trained_rows)
+    with torch.no_grad():
+        for name, stand_in in filling.stand_ins().items():
+            stand_in.copy_(tensors[f"fill.{name}"])
+    return inject(network, planned, tensors, filling, router, parsed)
+
+
+def _manifest(robust: RobustModel, tensors: str) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        subsense=version("subsense"),
+        torch=torch.__version__,
+        network=type(robust.network).__name__,
+        fingerprint=robust.network_fingerprint(),
+        modalities=robust.modalities.spec,
+        call=robust.call.spec,
+        method=to_json(robust.plan.adapters),
+        sharing=robust.sharing,
+        combinations=[str(one) for one in robust.combinations],
+        trained_rows=sorted(robust.router.trained_rows),
+        untrained=robust.router.untrained,
+        fill=robust.fill.kinds,
+        sites=list(dict.fromkeys(path for site in robust.plan.sites for path in site.modules)),
+        layers=[_declared(layer) for layer in robust.plan.declared],
+        tensors=tensors,
+    )
+
+
+def _tensors(robust: RobustModel) -> dict[str, Tensor]:
+    fills = {f"fill.{name}": tensor for name, tensor in robust.fill.stand_ins().items()}
+    return {**robust.banks.named(), **fills}
+
+
+def _read_tensors(folder: Path, manifest: Manifest, expected: Expected) -> dict[str, Tensor]:
+    most = MOST_HEADER + sum(math.prod(shape) * dtype.itemsize for shape, dtype in expected.values())
+    path = _file(folder, manifest.tensors, most)
+    data = path.read_bytes()
+    header = int.from_bytes(data[:8], "little")
+    if header > MOST_HEADER or _file_name(checksum_of_bytes(data)) != path.name:
+        raise DamagedFile(f"{path}: truncated or damaged (its checksum doesn't fit its name); save it again")
+    try:
+        found = {name: (tuple(one["shape"]), one["dtype"]) for name, one in deserialize(data)}
+    except SafetensorError as error:
+        raise DamagedFile(f"{path}: truncated or damaged ({error}); save it again") from None
+    _check_tensors(folder, found, expected)
+    return from_bytes(data)
+
+
+def _modalities(folder: Path, manifest: Manifest, expected: Mapping[str, AxisSpec] | None) -> Modalities:
+    saved = Modalities(manifest.modalities)
+    if expected is not None:
+        wanted = Modalities(spread_arguments(Modalities(expected).spec, manifest.call))
+        if wanted != saved:
+            raise OtherModalities(f"{folder}: made for modalities {saved.spec}, but {wanted.spec} were expected")
+    return saved
+
+
+def _check_network(folder: Path, manifest: Manifest, network: nn.Module) -> None:
+    try:
+        found = fingerprint(network, like=manifest.fingerprint)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: {error} to this version of subsense; it was written by {manifest.subsense}: install "
+            "that, or save it again"
+        ) from None
+    if found != manifest.fingerprint:
+        raise OtherNetwork(
+            f"{folder}: made for a {manifest.network} with fingerprint {manifest.fingerprint}, but this "
+            f"{type(network).__name__} has {found}; load the very weights on which the sets were trained"
+        )
+
+
+def _expected(
+    manifest: Manifest, planned: Plan, modalities: Modalities, fills: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Give the shape and dtype of each tensor; nothing of a declared size is made."""
+    num_rows = len(manifest.combinations) if manifest.sharing == "independent" else len(manifest.modalities)
+    banks = {
+        name: ((num_rows, *site.adapters[adapter][parameter]), dtype)
+        for name, (site, adapter, parameter) in bank_names(planned).items()
+    }
+    with torch.device("meta"):
+        stand_ins = Filling(modalities, fills).stand_ins()
+    return banks | {f"fill.{name}": (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()}
+
+
+def _check_tensors(folder: Path, found: Mapping[str, tuple[tuple[int, ...], str]], expected: Expected) -> None:
+    for name in (*expected, *found):
+        if name not in expected:
+            raise ForeignTensor(f"{folder}: tensor {name!r} belongs to no site of this network")
+        shape, dtype = expected[name]
+        if name not in found:
+            raise ForeignTensor(f"{folder}: tensor {name!r} {shape} is missing")
+        if found[name] != (shape, _DTYPES[dtype]):
+            raise ForeignTensor(
+                f"{folder}: tensor {name!r}: expected shape {shape} of {_DTYPES[dtype]}, "
+                f"but found {found[name][0]} of {found[name][1]}"
+            )
+
+
+def _method(folder: Path, manifest: Manifest) -> tuple[Adapter, ...]:
+    try:
+        return from_json(manifest.method)
+    except (KeyError, TypeError, PlanError):
+        raise CheckpointError(
+            f"{folder / MANIFEST}: method {manifest.method} is none that this version of subsense knows; "
+            f"it was written by {manifest.subsense}"
+        ) from None
+
+
+def _call(folder: Path, manifest: Manifest, call: CallSpec | None) -> CallSpec:
+    if call is not None:
+        return call
+    if manifest.call == "function":
+        raise CheckpointError(
+            f"{folder}: the network was called by a function, which is not saved; pass it: load(..., call=...)"
+        )
+    return manifest.call
+
+
+def _fills(folder: Path, manifest: Manifest, fill: Any) -> dict[str, Any]:
+    given = fill if isinstance(fill, Mapping) else dict.fromkeys(manifest.fill, fill)
+    fills: dict[str, Any] = {}
+    for name, kind in manifest.fill.items():
+        if kind == "callable" and given.get(name) is None:
+            raise CheckpointError(
+                f"{folder}: {name!r} was filled by a function, which is not saved; "
+                f"pass it: load(..., fill={{{name!r}: ...}})"
+            )
+        fills[name] = given[name] if kind == "callable" else _kept_fill(kind)
+    return fills
+
+
+def _kept_fill(kind: str) -> str | Mean | Constant:
+    """Give a fill whose tensors are in the file; a word that says no kind is a constant's name."""
+    if kind == "mean":
+        return Mean(None)
+    return kind if kind in KINDS else Constant(None, kind)
+
+
+def _file_name(digest: str) -> str:
+    return f"adapters-{digest}.safetensors"

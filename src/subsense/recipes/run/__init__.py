@@ -1,0 +1,47 @@
+"""A recipe at work: what the verbs share."""
+
+from subsense.recipes.run.artifacts import check_kept, describe, write_comparison, write_folded, write_reports
+from subsense.recipes.run.compare import check_comparison, compare, forget, measure
+from subsense.recipes.run.job import Job, open_job
+from subsense.recipes.run.resolve import fresh_network, make_call, make_layers, make_loss, make_methods
+from subsense.recipes.run.train import (
+    adapt_network,
+    check,
+    ensure_network,
+    is_trained,
+    load_sets,
+    plan_network,
+    pretrain,
+    pretrained,
+    start,
+    train_sets,
+)
+
+__all__ = [
+    "Job",
+    "adapt_network",
+    "check",
+    "check_comparison",
+    "check_kept",
+    "compare",
+    "describe",
+    "ensure_network",
+    "forget",
+    "fresh_network",
+    "is_trained",
+    "load_sets",
+    "make_call",
+    "make_layers",
+    "make_loss",
+    "make_methods",
+    "measure",
+    "open_job",
+    "plan_network",
+    "pretrain",
+    "pretrained",
+    "start",
+    "train_sets",
+    "write_comparison",
+    "write_folded",
+    "write_reports",
+]

@@ -1,0 +1,55 @@
+"""From what a recipe names to the thing: network, loss, methods, layer classes, call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+import subsense as ss
+from subsense import zoo
+from subsense.adapters import METHODS, Adapter
+from subsense.adapters.layers.declare import DECLARATIONS, Declaration
+from subsense.factories import import_factory
+from subsense.modalities.calling import CallSpec
+from subsense.recipes.losses import LOSSES
+from subsense.recipes.schema import Loss, Recipe
+
+
+def fresh_network(recipe: Recipe) -> nn.Module:
+    """Make the recipe's network with weights drawn from its seed; torch's own generator is left as it was."""
+    part = recipe.network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if part.name in zoo.NETWORKS:
+            return zoo.build(part.name, **part.options)
+        made = import_factory(part.name)(**part.options)
+    if not isinstance(made, nn.Module):
+        raise ss.RecipeError(part.name, [f"expected it to return a torch.nn.Module, but found {type(made).__name__}"])
+    return made
+
+
+def make_loss(loss: Loss) -> Any:
+    """Make the loss that a recipe names."""
+    options = {name: make_loss(value) if isinstance(value, Loss) else value for name, value in loss.options.items()}
+    return import_factory(LOSSES.get(loss.name, loss.name))(**options)
+
+
+def make_methods(recipe: Recipe) -> list[Adapter]:
+    """Make the methods that a recipe names."""
+    return [METHODS[method.name](**method.options) for method in recipe.adapt.method]
+
+
+def make_layers(recipe: Recipe) -> list[Declaration]:
+    """Make the declarations of layer classes that a recipe gives."""
+    return [
+        DECLARATIONS[one.name](**{**one.options, "cls": import_factory(one.options["cls"])})
+        for one in recipe.adapt.layers
+    ]
+
+
+def make_call(recipe: Recipe) -> CallSpec:
+    """Give how the network is called, a function imported where the recipe names one."""
+    call = recipe.adapt.call
+    return import_factory(call) if isinstance(call, str) and ":" in call else call

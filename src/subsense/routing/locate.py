@@ -1,0 +1,196 @@
+"""Find out where, inside a network, the rows of a batch are.
+
+A layer may see the batch first, second (sequence-first transformers), or folded with windows or frames into one axis.
+Running a few rows, running one fewer, and running the same with each row changed in turn tells, for every tensor,
+which axis grows with the batch and which slices of it belong to which row. Where that leaves a doubt, the tensor
+counts as not located, and mixed batches run grouped: never does a row get another row's set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subsense.modalities.inputs import Filled
+from subsense.routing.placement import Placement
+
+Run = Callable[[Filled], Mapping[str, Sequence[Tensor]]]
+"""Run the network on filled inputs and give all tensors to locate, by name and in the order of calls."""
+
+Redraw = Callable[[Tensor, torch.Generator], Tensor]
+"""Give other integers of the same shape."""
+
+NUM_ROWS = 3
+STRENGTHS = (1.0, 3.0, 10.0, 30.0)  # of the change; a greater one wakes units that a ReLU keeps silent
+NOISE = 1e-3  # of the greatest change; below it a slice counts as unchanged
+
+
+@dataclass(frozen=True)
+class Located:
+    """Hold where each tensor has its rows, None where that is not known.
+
+    Attributes:
+        certain: whether integers (ids, masks) were changed too. What inside a network depends on them is not known
+            otherwise, and only what it gives back can be told apart by rows.
+    """
+
+    placements: Mapping[str, tuple[Placement | None, ...]]
+    certain: bool = True
+
+    def unknown(self, names: Sequence[str]) -> list[str]:
+        """Give those of `names` of which at least one tensor is not located."""
+        if not self.certain:
+            return list(names)
+        return [name for name in names if None in self.placements.get(name, (None,))]
+
+
+def locate(run: Run, filled: Filled, output: str = "") -> Located:
+    """Find the rows of every tensor which `run` gives.
+
+    Args:
+        run: runs the network, without dropout.
+        filled: any batch; its shapes and dtypes are used, and some of its values.
+        output: the name of tensors from which rows are only taken: one that holds the same for every row counts as
+            located, since it doesn't matter which is whose.
+    """
+    with suppress(_Refused):
+        return Located(_placements(run, filled, output, _redrawn))
+    with suppress(_Refused):  # of a mask that hides all of a row, say: what integers may be is the network's own rule
+        return Located(_placements(run, filled, output, lambda rows, generator: rows), certain=False)
+    return Located({}, certain=False)
+
+
+class _Refused(Exception):
+    """Say that the network could not run on changed inputs."""
+
+
+def _placements(run: Run, filled: Filled, output: str, redraw: Redraw) -> dict[str, tuple[Placement | None, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    base = {name: tuple(_distinct(tensor, generator) for tensor in tensors) for name, tensors in filled.items()}
+    fewer = {name: tuple(tensor[: NUM_ROWS - 1] for tensor in tensors) for name, tensors in base.items()}
+    first, second = _seeded(run, base), _seeded(run, fewer)
+    traces = {name: [_Trace(tensor, other) for tensor, other in _paired(tensors, second.get(name, ()))]
+              for name, tensors in first.items()}  # fmt: skip
+    for strength in STRENGTHS:
+        for row in range(NUM_ROWS):
+            changed = {name: tuple(_changed(tensor, row, strength, generator, redraw) for tensor in tensors)
+                       for name, tensors in base.items()}  # fmt: skip
+            third = _run_changed(run, changed)
+            for name, calls in traces.items():
+                for trace, other in _paired(calls, third.get(name, ())):
+                    trace.compare(other, row)
+        if all(trace.placement for calls in traces.values() for trace in calls):
+            break
+    placements = {name: tuple(trace.placement for trace in calls) or (None,) for name, calls in traces.items()}
+    repeated = tuple(trace.placement or trace.repeated for trace in traces.get(output, ()))
+    return placements | ({output: repeated} if repeated else {})
+
+
+def _run_changed(run: Run, changed: Filled) -> Mapping[str, Sequence[Tensor]]:
+    try:
+        return _seeded(run, changed)
+    except Exception as error:
+        raise _Refused from error
+
+
+class _Trace:
+    """Gather what is known of one tensor inside the network: its batch axis, and which slices each row changes."""
+
+    def __init__(self, base: Tensor, fewer: Tensor | None) -> None:
+        self.base = base
+        self.axis = None if fewer is None else _batch_axis(base, fewer)
+        self.slices: list[set[int]] = [set() for _ in range(NUM_ROWS)]
+
+    def compare(self, other: Tensor | None, row: int) -> None:
+        """Note which slices differ from the base where one row was changed."""
+        if other is None or other.shape != self.base.shape:
+            self.axis = None
+        elif self.axis is not None:
+            self.slices[row].update(_changed_slices(self.base, other, self.axis))
+
+    @property
+    def placement(self) -> Placement | None:
+        """Give where the rows are; None while there is a doubt."""
+        if self.axis is None:
+            return None
+        folds = self.base.shape[self.axis] // NUM_ROWS
+        layouts = (None,) if folds == 1 else (False, True)
+        fitting = [inner for inner in layouts if self._rows(folds, inner) == [{row} for row in range(NUM_ROWS)]]
+        return Placement(self.axis, fitting[0]) if len(fitting) == 1 else None
+
+    @property
+    def repeated(self) -> Placement | None:
+        """Give where the rows are if they are all alike, and nothing changed any of them."""
+        if self.axis is None or self.base.shape[self.axis] != NUM_ROWS or any(self.slices):
+            return None
+        first = self.base.narrow(self.axis, 0, 1)
+        return Placement(self.axis) if torch.equal(first.expand_as(self.base), self.base) else None
+
+    def _rows(self, folds: int, inner: bool | None) -> list[set[int]]:
+        """Give to which rows the changed slices would belong: one set for each changed row."""
+        return [{index % NUM_ROWS if inner else index // folds for index in changed} for changed in self.slices]
+
+
+def _batch_axis(base: Tensor, fewer: Tensor) -> int | None:
+    if base.dim() != fewer.dim():
+        return None
+    axes = [axis for axis in range(base.dim()) if base.shape[axis] != fewer.shape[axis]]
+    if len(axes) != 1:
+        return None
+    folds, rest = divmod(base.shape[axes[0]], NUM_ROWS)
+    return None if rest or fewer.shape[axes[0]] != folds * (NUM_ROWS - 1) else axes[0]
+
+
+def _paired(some: Sequence[Any], others: Sequence[Tensor]) -> Iterator[tuple[Any, Tensor | None]]:
+    """Pair each call with the same call of another run; with None where that run had another number of calls."""
+    same = len(some) == len(others)
+    return ((one, others[index] if same else None) for index, one in enumerate(some))
+
+
+def _seeded(run: Run, filled: Filled) -> Mapping[str, Sequence[Tensor]]:
+    """Run with the same random numbers every time, since a network may draw some in eval mode too."""
+    devices = {tensor.device for tensors in filled.values() for tensor in tensors if tensor.is_cuda}
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(0)
+        return run(filled)
+
+
+def _changed_slices(base: Tensor, other: Tensor, axis: int) -> list[int]:
+    difference = (base.double() - other.double()).movedim(axis, 0).abs().nan_to_num(nan=float("inf"))
+    if not difference.numel():
+        return []
+    change = difference.reshape(len(difference), -1).amax(1)
+    greatest = change[change.isfinite()].amax() if bool(change.isfinite().any()) else change.new_zeros(())
+    return ((change > NOISE * greatest) & (change > 0)).nonzero().flatten().tolist()
+
+
+def _distinct(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Give `NUM_ROWS` rows like those of a tensor; numbers get noise, so that no stand-in keeps a layer silent."""
+    rows = tensor[torch.arange(NUM_ROWS, device=tensor.device) % len(tensor)]
+    return _noisy(rows, generator) if rows.is_floating_point() else rows.clone()
+
+
+def _changed(tensor: Tensor, row: int, strength: float, generator: torch.Generator, redraw: Redraw) -> Tensor:
+    """Give the same rows with one of them replaced."""
+    changed = tensor.clone()
+    other = _noisy(tensor, generator, strength) if tensor.is_floating_point() else redraw(tensor, generator)
+    changed[row] = other[row]
+    return changed
+
+
+def _noisy(rows: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
+    finite = rows.nan_to_num(0.0, 0.0, 0.0)
+    scale = finite.float().std(correction=0).clamp(min=1e-3)
+    return finite + strength * scale.to(rows) * torch.randn(rows.shape, generator=generator).to(rows)
+
+
+def _redrawn(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw integers from the range that the rows span; where they are constant, zeros and ones too (ids, masks)."""
+    low, high = int(rows.min()), int(rows.max())
+    low, high = (low, high) if low < high else (min(low, 0), max(high, 1))
+    return torch.randint(low, high + 1, rows.shape, generator=generator).to(rows)

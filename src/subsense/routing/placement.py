@@ -1,0 +1,58 @@
+"""Where a tensor inside the network has the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from subsense.errors import InputError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Say where a tensor inside the network has the batch.
+
+    Attributes:
+        axis: the axis that grows with the batch.
+        inner: whether the batch varies fastest on that axis, as in (window * batch); otherwise (batch * window). None
+            where that can't be told, since the axis held nothing but the batch.
+    """
+
+    axis: int
+    inner: bool | None = None
+
+    def spread(self, values: Tensor, like: Tensor, axis: int, num_features: int) -> Tensor:
+        """Shape values (batch, *features) so that they broadcast to `like`, features from `axis` on."""
+        folds, rest = divmod(like.shape[self.axis], len(values))
+        if rest:
+            raise InputError(
+                f"a layer's output {tuple(like.shape)} has no place for {len(values)} rows on axis {self.axis}"
+            )
+        if folds != 1:
+            self.check_folds(f"a layer's output {tuple(like.shape)}")
+            values = values.repeat(folds, *[1] * num_features) if self.inner else values.repeat_interleave(folds, 0)
+        return _shaped(values, like, axis, num_features, self.axis)
+
+    def check_folds(self, what: str) -> None:
+        """Raise `NotLocated` where it isn't known in which order an axis holds the batch and something else."""
+        if self.inner is None:
+            raise NotLocated(
+                f"{what} holds more than the batch on axis {self.axis}, but didn't for the inputs with which rows were "
+                "located; call locate(inputs) on the model, with inputs of this size"
+            )
+
+
+class NotLocated(InputError):
+    """Say that rows were located on inputs of another size, which doesn't tell where they are in this one."""
+
+
+def _shaped(values: Tensor, like: Tensor, axis: int, num_features: int, batch_axis: int | None) -> Tensor:
+    shape = [1] * like.dim()
+    first = axis % like.dim()
+    shape[first : first + num_features] = values.shape[1:]
+    if batch_axis is not None:
+        shape[batch_axis] = len(values)
+        if batch_axis > first:
+            values = values.movedim(0, -1)
+    return values.reshape(shape)

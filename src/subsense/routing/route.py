@@ -1,0 +1,108 @@
+"""What each row of one batch uses of every bank, and how a layer reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from subsense.adapters.affine import Recall
+from subsense.errors import InputError
+from subsense.routing.choice import Choice
+from subsense.routing.placement import Placement, _shaped
+
+
+@dataclass
+class Route:
+    """Hold what each row of one batch uses of every bank.
+
+    Attributes:
+        choice: how much of each bank row each batch row uses.
+        uniform: whether all rows are alike.
+        placements: site -> where its outputs have the batch, one for each time it is called.
+        calls: site -> how often it has been called in this forward.
+        picked: id of a bank -> what is used of it, as far as that is known already.
+    """
+
+    choice: Choice
+    uniform: bool
+    placements: Mapping[str, Sequence[Placement]] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    picked: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> Tensor:
+        """Give how much of each bank row each batch row uses: (batch, bank row), (1, bank row) where they are alike."""
+        return self.choice.weights
+
+    def pick(self, banks: Sequence[Tensor]) -> None:
+        """Pick what is used of these banks, of all at once."""
+        self.picked = dict(zip(map(id, banks), self.choice.of_all(banks), strict=True))
+
+    def again(self) -> Route:
+        """Give the same route for another forward."""
+        return replace(self, calls={}, picked={})
+
+    def visit(self, site: str, recall: Recall | None = None) -> RouteMix:
+        """Begin one call of a site."""
+        call = self.calls.get(site, 0)
+        self.calls[site] = call + 1
+        if self.uniform:
+            return RouteMix(self, None, recall)
+        places = self.placements.get(site, ())
+        if call >= len(places):
+            raise InputError(
+                f"site {site} was called {call + 1} times in one forward, but {len(places)} times when the "
+                "rows were located; pass rows that have the same modalities together"
+            )
+        return RouteMix(self, places[call], recall)
+
+
+@dataclass(slots=True)
+class RouteMix:
+    """Mix banks for one call of one site; see `subsense.adapters.base.Mix`."""
+
+    route: Route
+    placement: Placement | None
+    recall: Recall | None = None
+
+    def recalling(self, recall: Recall | None) -> RouteMix:
+        """Give the same mix with another recall."""
+        return replace(self, recall=recall)
+
+    def blend(self, bank: Tensor, like: Tensor, axis: int) -> Tensor:
+        """Mix a bank (bank row, *features) for each batch row; broadcastable to `like`."""
+        return self._place(self._pick(bank), like, axis, bank.dim() - 1)
+
+    def vector(self, bank: Tensor) -> Tensor:
+        """Mix a bank (bank row, *features) for a batch whose rows are alike: (*features)."""
+        picked = self.route.picked.get(id(bank))
+        return self.route.choice.vector(bank) if picked is None else picked[0]
+
+    def rows(self, bank: Tensor) -> Tensor:
+        """Give the bank rows that matter: the one where all batch rows use the same, otherwise all."""
+        chosen = self._chosen
+        return bank if chosen is None else bank.index_select(0, chosen)
+
+    def gates(self, like: Tensor, axis: int, rank: int, repeats: int = 1) -> Tensor:
+        """Give each batch row's weights of the active rows, broadcastable to `like`."""
+        weights = self.route.weights
+        active = weights if self._chosen is None else weights.new_ones(1, 1)
+        wide = active.repeat_interleave(rank, 1).repeat(1, repeats)
+        return self._place(wide, like, axis, 1).to(like.dtype)
+
+    @property
+    def _chosen(self) -> Tensor | None:
+        """Give the one bank row (1,) that all batch rows use, where that is so."""
+        choice = self.route.choice
+        return choice.index if choice.row is not None else None
+
+    def _pick(self, bank: Tensor) -> Tensor:
+        picked = self.route.picked.get(id(bank))
+        return self.route.choice.of(bank) if picked is None else picked
+
+    def _place(self, values: Tensor, like: Tensor, axis: int, num_features: int) -> Tensor:
+        if self.placement is None:
+            return _shaped(values, like, axis, num_features, None)
+        return self.placement.spread(values, like, axis, num_features)

@@ -1,0 +1,165 @@
+"""Train the adapter sets of a robust model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from subsense.errors import ModalityError, TrainingError
+from subsense.evaluation.metrics import Measure, build
+from subsense.modalities import Combination, CombinationLike
+from subsense.model.robust import RobustModel
+from subsense.training.loop import fit
+from subsense.training.losses import Distill, Loss, Objective, Select, make_objective
+from subsense.training.options import TrainOptions, one_of
+from subsense.training.report import TrainingReport
+from subsense.training.run import Part, Run, check_loader
+from subsense.training.sampling import Drawer
+from subsense.training.trainee import Adapters, is_fill, teacher_of
+from subsense.training.validation import Validation
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+STRATEGIES = ("joint", "separate")
+
+
+def train(
+    robust: RobustModel,
+    loader: Any,
+    *,
+    loss: Loss | Distill | Literal["distill"],
+    strategy: Literal["joint", "separate"] = "joint",
+    combinations: Iterable[CombinationLike] | None = None,
+    weights: Mapping[CombinationLike, float] | None = None,
+    select: Select | None = None,
+    val_loader: Any = None,
+    metric: str | Metric | Measure | None = None,
+    epochs: int = 20,
+    lr: float = 1e-2,
+    weight_decay: float = 0.0,
+    warmup: float = 0.1,
+    schedule: Literal["cosine", "poly", "constant"] = "cosine",
+    clip: float | None = None,
+    accumulate: int = 1,
+    precision: Literal["no", "bf16"] = "no",
+    dropout: bool = False,
+    seed: int = 0,
+    patience: int | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    save_every: int | None = None,
+    progress: bool = True,
+    log_with: Literal["tensorboard"] | None = None,
+) -> TrainingReport:
+    """Train the adapter sets of combinations; the network's weights stay as they are.
+
+    The same call runs on a CPU, a GPU, or several processes (``accelerate launch``); batches are shared between these.
+    Adapter sets of combinations that are not asked for stay bit-identical.
+
+    Args:
+        robust: what `adapt` made; moved to the run's device.
+        loader: batches ``(inputs, target)``: a `DataLoader` or a list. Inputs are ``{modality: tensor (batch, ...)}``;
+            where the data itself lacks modalities, they leave them out or hold ``"present"``, bool (batch, modality).
+        loss: ``(output, target) -> scalar``, a mean over rows; or ``"distill"`` or a `Distill`, which read no labels.
+        strategy: ``"joint"``: every row of every batch draws a combination of its own. ``"separate"``, the paper's way
+            (arXiv 2310.03986): one combination after the other, each as if trained alone.
+        combinations: those to train; by default all that have adapters. A row draws among those that it has the
+            modalities for, and is left out where there is none.
+        weights: combination -> how often it is drawn relative to the others (default 1); joint only.
+        select: ``output -> tensor``: what of the output `loss`, distillation and metric are about. By default `loss` is
+            given the whole output, and the others take the tensor itself or its ``logits``.
+        val_loader: measured after every epoch, for each combination; the best epoch's parameters are kept at the end.
+        metric: what to measure there: a name of `subsense.evaluation.metrics`, or a torchmetrics object; by default the
+            loss.
+        epochs: passes over the loader.
+        lr: highest learning rate of AdamW.
+        weight_decay: AdamW's; it pulls adapters to the identity.
+        warmup: steps over which the learning rate rises; below 1: as a share of all steps.
+        schedule: the learning rate's way down: ``"cosine"``, ``"poly"`` (power 0.9) or ``"constant"``.
+        clip: largest L2 norm of the gradient.
+        accumulate: batches that make one step together.
+        precision: ``"bf16"`` runs the network under autocast.
+        dropout: let the network's Dropout layers drop. Otherwise it runs in eval mode as a whole.
+        seed: of every random draw, data order included; the caller's own random state is left as it was.
+        patience: stop after so many epochs without a better validation.
+        folder: where the state of the run is kept after every epoch.
+        resume: go on from `folder`, to the same bits (on a CPU) as if never stopped; start if nothing was kept yet.
+        save_every: keep the state after so many steps, too.
+        progress: show a bar on stderr.
+        log_with: ``"tensorboard"`` writes curves under ``folder/logs``.
+
+    Returns:
+        What was done: steps, seconds, and loss and metric of every epoch.
+
+    Raises:
+        TrainingError: an argument that cannot be, found before anything is changed; a folder with another run's state;
+            an epoch in which no row could be used.
+        NonFiniteLoss: NaN or infinity, at which step and combination; the parameters are those of before that step.
+        ModalityError: an unknown combination, or one that has no adapters.
+    """
+    options = TrainOptions(
+        epochs=epochs, lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, clip=clip,
+        accumulate=accumulate, precision=precision, dropout=dropout, seed=seed, patience=patience,
+        folder=folder, resume=resume, save_every=save_every, progress=progress, log_with=log_with,
+    )  # fmt: skip
+    asked = _asked(robust, combinations)
+    _check_strategy(robust, strategy, weights)
+    objective = make_objective(loss, teacher_of(robust), select)
+    check_loader("loader", loader, schedule)
+    validation = make_validation(val_loader, metric, objective, select, options)
+    groups = [(one,) for one in asked] if strategy == "separate" else [asked]
+    parts = tuple(Part(group, Drawer(robust.modalities, group, weights)) for group in groups)
+    facts = {"strategy": strategy, "network": robust.network_fingerprint()} if folder else {}
+    report = fit(Run(Adapters(robust, dropout), loader, objective, parts, options, validation, facts))
+    robust.mark_trained(one for one in asked if report.rows[str(one)])
+    return report
+
+
+def make_validation(
+    val_loader: Any,
+    metric: str | Metric | Measure | None,
+    objective: Objective,
+    select: Select | None,
+    options: TrainOptions,
+) -> Validation | None:
+    """Make the validation that was asked for; None where none was.
+
+    Raises:
+        TrainingError: a metric or patience without a loader to measure on.
+        MetricError: an unknown metric.
+    """
+    measure = None if metric is None else build(metric)
+    if val_loader is None:
+        given = {"metric": metric, "patience": options.patience}
+        if needy := [name for name, value in given.items() if value is not None]:
+            raise TrainingError(f"{' and '.join(needy)}: needs val_loader, to be measured on")
+        return None
+    check_loader("val_loader", val_loader)
+    return Validation(val_loader, objective, measure, select)
+
+
+def _asked(robust: RobustModel, combinations: Iterable[CombinationLike] | None) -> tuple[Combination, ...]:
+    if combinations is None:
+        return tuple(robust.combinations)
+    asked = robust.modalities.select(combinations)
+    if lacking := [str(one) for one in asked if one not in robust.combinations]:
+        having = ", ".join(map(str, robust.combinations))
+        raise ModalityError(f"combinations: {', '.join(lacking)} have no adapters; those that have are {having}; "
+                            "adapt(combinations=...) chooses them")  # fmt: skip
+    return asked
+
+
+def _check_strategy(robust: RobustModel, strategy: str, weights: object) -> None:
+    for fault in one_of("strategy", strategy, STRATEGIES):
+        raise TrainingError(fault)
+    if strategy == "joint":
+        return
+    if robust.sharing != "independent":
+        raise TrainingError(f"strategy 'separate' needs sharing='independent', but found {robust.sharing!r}: its rows "
+                            "are shared, so one combination would change the others; use strategy='joint'")  # fmt: skip
+    if any(map(is_fill, robust.adapter_parameters())):
+        raise TrainingError("strategy 'separate' can't train a learned fill, which is shared; use strategy='joint'")
+    if weights is not None:
+        raise TrainingError("weights: strategy 'separate' draws nothing; leave them out, or use strategy='joint'")

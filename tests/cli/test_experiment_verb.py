@@ -1,0 +1,164 @@
+"""`subsense experiment`: each of the paper's experiments on a user's own recipe."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import subsense as ss
+from command_line import fail, run, succeed
+from subsense.evaluation.finding import Chart, Finding, Level, Mark, Series
+from subsense.evaluation.reporting.finding import draw, write_finding
+from subsense.recipes.experiments.degradation import crossing_of
+
+THREE = """
+import torch
+from torch import nn
+from subsense.data import Data, Samples
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.head = nn.Linear(3, 6), nn.Linear(3, 6), nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, a, b, c):
+        return self.head(torch.relu(self.a(a) + self.b(b) + self.c(c)))
+
+def samples(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {name: torch.randn(count, 3, generator=generator) for name in "abc"}
+    target = (sum(inputs.values()).sum(1) > 0).long()
+    return Samples(inputs, target, [str(row) for row in range(count)])
+
+def data():
+    return Data(name="three", modalities=dict.fromkeys("abc", "3"), train=samples(64, 0), test=samples(40, 1),
+                task="classification", class_names=("minus", "plus"), metric="accuracy", source="", licence="",
+                citation="")
+"""
+
+RECIPE = """
+output: run
+network: {name: three_code:Network}
+data: {name: three_code:data}
+adapt: {method: ssf, sharing: additive}
+pretrain: {epochs: 4, lr: 1e-2, batch_size: 16}
+train: {epochs: 2, lr: 1e-2, batch_size: 16}
+evaluate: {dedicated: all}
+"""
+
+
+@pytest.fixture
+def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in a folder with a network of three modalities and its recipe; give the recipe."""
+    (tmp_path / "three_code.py").write_text(THREE, "utf-8")
+    (tmp_path / "three.yaml").write_text(RECIPE, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / "three.yaml"
+
+
+def found(name: str) -> Finding:
+    for suffix in ("md", "png"):
+        assert Path(f"run/experiments/{name}.{suffix}").stat().st_size > 100
+    return Finding.load(f"run/experiments/{name}.json")
+
+
+def test_degradation_averages_by_number_and_marks_where_adapted_falls_below_dedicated(three: Path) -> None:
+    text = succeed("experiment", "degradation", three)
+    succeed("compare", three, "--set", "compare=ssf")
+    results = ss.Results.load("run/comparison.json")
+    finding = found("degradation")
+    curves = {series.name: dict(zip(series.x, series.y, strict=True)) for series in finding.charts[0].series}
+    for size, names in ((1, ["a", "b", "c"]), (2, ["a+b", "a+c", "b+c"])):
+        rows = [results[name] for name in names]
+        assert curves["adapted"][size] == pytest.approx(100 * sum(row.compared["ssf"] for row in rows) / 3)
+        assert curves["dedicated"][size] == pytest.approx(100 * sum(row.dedicated for row in rows) / 3)
+    below = [size for size in (1, 2) if curves["adapted"][size] < curves["dedicated"][size]]
+    assert [mark.x for mark in finding.charts[0].marks] == below[-1:]
+    assert ("is below the dedicated ones" in text) == bool(below)
+    assert [row[0] for row in finding.rows] == ["3", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("adapted", "is_more_better", "found"),
+    [
+        ((0.5, 0.7, 0.9), True, 2),
+        ((0.5, 0.8, 0.9), True, 1),
+        ((0.6, 0.8, 0.9), True, None),
+        ((0.6, 0.7, 0.9), False, 1),
+        ((0.5, 0.7, 0.9), False, None),
+    ],
+)
+def test_the_crossing_is_the_first_number_on_the_way_down(
+    adapted: tuple[float, ...], is_more_better: bool, found: int | None
+) -> None:
+    bench = SimpleNamespace(metric=SimpleNamespace(higher_is_better=is_more_better))
+    curves = {"adapted": dict(enumerate(adapted, 1)), "dedicated": {1: 0.55, 2: 0.75, 3: None}}
+    assert crossing_of(bench, curves) == found
+
+
+def test_ranks_set_means_against_parameters(three: Path) -> None:
+    succeed("experiment", "ranks", three, "--rank", "1", "--rank", "3")
+    finding = found("ranks")
+    sizes = {row[0]: row[1] for row in finding.rows}
+    assert sizes == {"pretrained": "0", "dedicated": "86", "ssf": "40", "lora (rank 1)": "35", "lora (rank 3)": "105"}
+    lora, ssf = finding.charts[0].series
+    assert (lora.x, ssf.x) == ((35, 105), (40,))
+    assert [level.name for level in finding.charts[0].levels] == ["pretrained", "dedicated"]
+
+
+def test_similarity_has_a_panel_for_each_number_and_a_point_for_each_site(three: Path) -> None:
+    succeed("experiment", "similarity", three)
+    finding = found("similarity")
+    assert [chart.title for chart in finding.charts] == ["1 available", "2 available"]
+    assert all(len(series.x) == 4 for chart in finding.charts for series in chart.series)
+    assert [row[0] for row in finding.rows] == ["a", "b", "c", "a+b", "a+c", "b+c"]
+
+
+def test_unseen_combinations_are_served_by_the_nearest_set_or_by_summed_rows(three: Path) -> None:
+    succeed("experiment", "unseen", three)
+    finding = found("unseen")
+    assert [row[0] for row in finding.rows if row[1] == "no"] == ["b", "a+b", "b+c"]
+    assert finding.header[2:5] == ("pretrained", "nearest", "additive")
+    assert finding.header[5:] == ("independent, all trained", "additive, all trained")
+    origins = {path.name.rsplit("-", 1)[0]: json.loads((path / "origin.json").read_text("utf-8"))["adapters"]
+               for path in Path("run/columns").iterdir() if "pretrained" not in path.name}  # fmt: skip
+    assert (
+        origins["nearest"]["adapt"]["combinations"] == origins["additive"]["adapt"]["combinations"] == ["a", "c", "a+c"]
+    )
+    for way, policy in (("nearest", "nearest"), ("additive", "error")):
+        assert origins[way]["adapt"]["combinations"] == ["a", "c", "a+c"]
+        assert origins[way]["adapt"]["untrained"] == policy
+
+
+def test_what_was_trained_for_one_experiment_is_used_by_the_next(three: Path) -> None:
+    succeed("experiment", "similarity", three)
+    error = run("experiment", "degradation", three).stderr
+    assert "ssf: training" not in error
+    assert "ssf: 7 of 7 combinations kept" in run("experiment", "degradation", three).stderr
+
+
+def test_a_modality_that_would_never_be_missing_is_refused_before_anything_is_trained(three: Path) -> None:
+    message = fail(1, "experiment", "unseen", three, "--leave-out", "b", "--leave-out", "c", "--leave-out", "b+c")
+    assert "a would never be missing in training" in message
+    assert "unknown modality 'd'" in fail(2, "experiment", "unseen", three, "--leave-out", "d")
+    assert not Path("run").exists()
+
+
+def test_a_finding_is_drawn_and_written_from_its_data_alone(tmp_path: Path) -> None:
+    series = Series(name="one", look="adapted", x=(10, 100), y=(1, 2), labels=("a", "$b"))
+    flat, here = Level(name="flat", look="pretrained", y=1.5), Mark(x=10, y=1, text="here")
+    chart = Chart(title="t", x_label="x", y_label="y", series=(series,), log_x=True, levels=(flat,), marks=(here,))
+    pair = series.model_copy(update={"x": (0, 1)})
+    bars = Chart(x_label="x", y_label="y", series=(pair,), kind="bars", ticks=("l", "r"))
+    finding = Finding(experiment="e", title="T", facts={"seed": "0"}, header=("h", "v"), rows=(("r", "1"),),
+                      says=("It is so.",), charts=(chart, bars))  # fmt: skip
+    json_file, text, picture = write_finding(finding, tmp_path / "e.png")
+    assert Finding.load(json_file) == finding
+    assert "![T](e.png)\n\nIt is so.\n\n| h | v |" in text.read_text("utf-8")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    first, second = draw(finding).axes
+    assert [text.get_text() for text in first.texts] == ["a", r"\$b", "here"]
+    assert [bar.get_height() for bar in second.patches] == [1, 2]
+    assert "It is so." in str(finding)
