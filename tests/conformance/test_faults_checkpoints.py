@@ -19,8 +19,8 @@ from torch import nn
 
 import subsense as ss
 from networks import TOWERS, draw, make, snapshot, with_sets
-from subsense.files import checksum_of_bytes
 from subsense.model.manifest import seal
+from subsense.support.files import checksum_of_bytes
 
 MUTATIONS = 1000
 MORE_MEMORY = 200 << 20

@@ -31,9 +31,9 @@ from subsense import (
     load,
     save,
 )
-from subsense.files import checksum_of_bytes
 from subsense.model.fingerprint import fingerprint
 from subsense.model.manifest import seal
+from subsense.support.files import checksum_of_bytes
 
 INPUTS = draw(TOWERS)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from subsense.errors import TrainingError
-from subsense.factories import import_factory
+from subsense.support.factories import import_factory
 from subsense.training.ohem import HardCrossEntropy
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from subsense.data import load
-from subsense.factories import FactoryError
+from subsense.support.factories import FactoryError
 from subsense.zoo import build
 
 SHAPES = {

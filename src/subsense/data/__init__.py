@@ -13,7 +13,7 @@ from typing import Any
 
 from subsense.data.base import Data, Description, FileSamples, Part, Samples
 from subsense.errors import DataError
-from subsense.factories import check_options, find
+from subsense.support.factories import check_options, find
 
 __all__ = ["DATASETS", "Data", "Description", "FileSamples", "Part", "Samples", "describe", "explain", "load"]
 

@@ -30,7 +30,7 @@ from subsense.data.formats.images import (
     read_three,
 )
 from subsense.data.formats.matlab import read_matlab
-from subsense.files import write_atomically
+from subsense.support.files import write_atomically
 
 DESCRIPTION = Description(
     name="nyudv2",

@@ -10,8 +10,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from subsense.errors import ResultsError
-from subsense.files import write_atomically
-from subsense.tables import format_table
+from subsense.support.files import write_atomically
+from subsense.support.tables import format_table
 
 Look = Literal["pretrained", "adapted", "dedicated", "fine_tuned", "other", "second", "third"]
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from subsense.errors import ResultsError, closest
-from subsense.files import make_folder, write_atomically
-from subsense.tables import format_share, format_table
+from subsense.support.files import make_folder, write_atomically
+from subsense.support.tables import format_share, format_table
 
 FORMAT = 2
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {

@@ -16,7 +16,7 @@ from subsense.adapters.layers.describe import describe
 from subsense.adapters.layers.layer import Layer
 from subsense.errors import PlanError, UnmatchedPattern, UnsupportedLayer, closest
 from subsense.injection.wrapped import check_wrappers
-from subsense.tables import format_share, format_table
+from subsense.support.tables import format_share, format_table
 
 
 @dataclass(frozen=True)

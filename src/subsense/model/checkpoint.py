@@ -23,7 +23,6 @@ from subsense.errors import (
     OtherNetwork,
     PlanError,
 )
-from subsense.files import checksum_of_bytes, make_folder, write_atomically
 from subsense.injection.banks import bank_dtype, bank_names
 from subsense.injection.hooks import check_unadapted
 from subsense.injection.planning import Plan, plan
@@ -46,6 +45,7 @@ from subsense.model.manifest import (
 )
 from subsense.model.robust import RobustModel
 from subsense.routing.router import Router
+from subsense.support.files import checksum_of_bytes, make_folder, write_atomically
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
            torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip

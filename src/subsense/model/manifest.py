@@ -18,7 +18,7 @@ from subsense.errors import (
     MissingFile,
     OtherNetwork,
 )
-from subsense.files import checksum, parse_object
+from subsense.support.files import checksum, parse_object
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from subsense.errors import SubsenseError, closest
-from subsense.factories import import_factory
 from subsense.modalities import Modalities
 from subsense.modalities.calling import FORMS
+from subsense.support.factories import import_factory
 
 Options = dict[str, Any]
 CheckedOptions = Annotated[Options, Field(validate_default=True)]

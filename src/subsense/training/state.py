@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from subsense.errors import DamagedFile, TrainingError
-from subsense.files import checksum, checksum_of_tensors, make_folder, parse_object, write_atomically
+from subsense.support.files import checksum, checksum_of_tensors, make_folder, parse_object, write_atomically
 
 FILE = "training.safetensors"
 FORMAT = 2

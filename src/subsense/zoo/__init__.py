@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from subsense.factories import check_options, find
+from subsense.support.factories import check_options, find
 
 __all__ = ["NETWORKS", "build"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from subsense.errors import DataError
-from subsense.factories import check_options
+from subsense.support.factories import check_options
 
 GREY = (0.299, 0.587, 0.114)
 """Luma of ITU-R BT.601."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from subsense.errors import DataError, FactoryError
-from subsense.factories import import_factory
+from subsense.support.factories import import_factory
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

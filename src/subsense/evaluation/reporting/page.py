@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from subsense.evaluation.reporting.examples import Examples
 from subsense.evaluation.results import COLUMNS, Results, Row, show_share
-from subsense.tables import format_share
+from subsense.support.tables import format_share
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -19,7 +19,7 @@ from subsense.recipes.run.columns import (
 )
 from subsense.recipes.run.job import Job
 from subsense.recipes.schema import Contender
-from subsense.tables import format_share
+from subsense.support.tables import format_share
 
 
 def ranks(job: Job, asked: Sequence[int]) -> Finding:

@@ -12,7 +12,7 @@ from shutil import rmtree
 from typing import Any
 
 from subsense.errors import DamagedFile
-from subsense.files import write_atomically
+from subsense.support.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 
 import subsense as ss
 from subsense import data
-from subsense.factories import import_factory
 from subsense.modalities.filling import Filling
 from subsense.recipes.reading import load_recipe
 from subsense.recipes.run.fills import make_fill
 from subsense.recipes.schema import Recipe
+from subsense.support.factories import import_factory
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from subsense.errors import CheckpointError
-from subsense.files import write_atomically
+from subsense.support.files import write_atomically
 from subsense.zoo import weights
 
 ORIGIN = "recipe"

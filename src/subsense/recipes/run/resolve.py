@@ -11,10 +11,10 @@ import subsense as ss
 from subsense import zoo
 from subsense.adapters import METHODS, Adapter
 from subsense.adapters.layers.declare import DECLARATIONS, Declaration
-from subsense.factories import import_factory
 from subsense.modalities.calling import CallSpec
 from subsense.recipes.losses import LOSSES
 from subsense.recipes.schema import Loss, Recipe
+from subsense.support.factories import import_factory
 
 
 def fresh_network(recipe: Recipe) -> nn.Module:

@@ -1,4 +1,4 @@
-from subsense.tables import format_table
+from subsense.support.tables import format_table
 
 LONG = "skeleton+accelerometer+gyroscope+depth"
 

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from subsense.errors import SubsenseError
-from subsense.factories import FactoryError, check_options, find, import_factory
+from subsense.support.factories import FactoryError, check_options, find, import_factory
 
 
 def test_finds_and_imports_only_what_is_asked_for():
