@@ -1,4 +1,4 @@
-# make demo | test | check | slow | conformance | compatibility | bench | wheel | format | clean. Needs Python >= 3.11 and make, nothing else.
+# make demo | test | check | docs | slow | conformance | compatibility | bench | wheel | format | clean. Needs Python >= 3.11 and make, nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := test
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: install demo test check lint types imports tests slow conformance compatibility bench wheel format clean
+.PHONY: install demo test check lint types imports tests docs slow conformance compatibility bench wheel format clean
 
 # An activated environment must not leak into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -47,6 +47,9 @@ imports: $(INSTALLED)
 
 tests: $(INSTALLED)
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 10
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 slow: $(INSTALLED)
 	$(BIN)/pytest -m slow --durations 10

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from subsense.model.adapt import adapt
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from subsense.model.adapt import adapt
 from subsense.model.robust import RobustModel
 
 SPEC = {"rgb": "4", "depth": "6", "imu": "3"}

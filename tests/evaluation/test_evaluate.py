@@ -2,12 +2,12 @@ import copy
 
 import pytest
 import torch
-from subsense.model.adapt import adapt
 from torch import nn
 
 from subsense.errors import InputError, MetricError, ModalityError, UntrainedCombination
 from subsense.evaluation.evaluate import evaluate
 from subsense.evaluation.metrics import build
+from subsense.model.adapt import adapt
 
 MODALITIES = {"left": "4", "middle": "T 2", "right": "3"}
 

@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 from PIL import Image
-from subsense.model.adapt import adapt
 from torch import nn
 
 from browser import chromium
@@ -20,6 +19,7 @@ from subsense.evaluation.reporting.examples import MAX_TEXT
 from subsense.evaluation.reporting.page import _round_step, page
 from subsense.evaluation.reporting.text import latex, markdown
 from subsense.evaluation.results import Row
+from subsense.model.adapt import adapt
 
 EVIL = "<script>alert(1)</script>&\"'"
 

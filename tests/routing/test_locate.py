@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from subsense.routing.placement import Placement
 from torch import Tensor, nn
 
 from networks import METHODS, SHARINGS, draw, make, row_by_row, with_sets
 from subsense import Constant, InputError, RobustModel, adapt
 from subsense.routing.locate import locate
+from subsense.routing.placement import Placement
 
 WINDOWS = 4
 INPUTS = {"a": torch.randn(4, 8, 6), "b": torch.randn(4, 8, 6)}

@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from subsense.routing.placement import Placement
-from subsense.routing.route import Route
 
 from networks import SHARINGS
 from subsense import InputError, Modalities, ModalityError, PlanError, UntrainedCombination
 from subsense.routing.choice import Choice
+from subsense.routing.placement import Placement
+from subsense.routing.route import Route
 from subsense.routing.router import Router
 
 MODALITIES = Modalities({"a": "1", "b": "1", "c": "1"})

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from subsense.model.adapt import adapt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
@@ -21,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from subsense.errors import DamagedFile, InputError, MetricError, ModalityError, NonFiniteLoss, TrainingError
 from subsense.modalities import Modalities
+from subsense.model.adapt import adapt
 from subsense.model.robust import RobustModel
 from subsense.training import Distill, TrainingReport, train
 from training_examples import (

@@ -62,6 +62,21 @@ def fold(
         ModalityError, UntrainedCombination: there is no such set.
         FoldError: a file was asked for without an example, the network can't be exported, or what was folded or
             exported gives other numbers.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import subsense as ss
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 3)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> robust = ss.adapt(Sum(), {"left": "4", "right": "6"})
+    >>> robust.mark_trained(robust.combinations)  # by `train`, were this more than an example
+    >>> plain = ss.fold(robust, "left")
+    >>> type(plain).__name__, plain(left=torch.zeros(2, 4), right=torch.zeros(2, 6)).shape
+    ('Sum', torch.Size([2, 3]))
     """
     present = robust.modalities.combination(combination)
     if (onnx or export) and example is None:
@@ -97,6 +112,20 @@ def prepare(
 
     Raises:
         FoldError: the network is called by a function of the user's, which has no arguments to give.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import subsense as ss
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 3)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> robust = ss.adapt(Sum(), {"left": "4", "right": "6"})
+    >>> args, kwargs = ss.prepare(robust, {"left": torch.ones(2, 4)})
+    >>> {name: tuple(x.shape) for name, x in kwargs.items()}, float(kwargs["right"].abs().max())
+    ({'left': (2, 4), 'right': (2, 6)}, 0.0)
     """
     filled = robust.filled(robust.network)
     if drop_absent:

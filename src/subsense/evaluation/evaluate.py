@@ -72,6 +72,22 @@ def evaluate(
         InputError: a batch of another form, an unknown column, or no batch at all.
         MetricError: an unknown metric, or one that doesn't fit the output.
         UntrainedCombination: a combination was asked for which `robust` refuses by its policy.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import subsense as ss
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 3)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> robust = ss.adapt(Sum(), {"left": "4", "right": "6"})
+    >>> batch = {"left": torch.randn(8, 4), "right": torch.randn(8, 6)}, torch.randint(3, (8,))
+    >>> robust.mark_trained(robust.combinations)  # by `train`, were this more than an example
+    >>> results = ss.evaluate(robust, [batch], metric="accuracy", progress=False)
+    >>> [row.combination for row in results.rows]
+    ['left', 'right', 'left+right']
     """
     asked = asked_for(robust.modalities, combinations)
     baselines = _baselines(robust, asked, dedicated, finetuned)

@@ -51,7 +51,9 @@ def adapt(
         combinations: ``"all"`` or those that get adapter sets; the complete one needs none.
         fill: what stands in for a missing input, see `subsense.modalities.filling.Filling`.
         untrained: ``"error"``, ``"nearest"`` or ``"pretrained"``, see `subsense.routing.router.Router`.
-        include, exclude, layers: see `subsense.injection.planning.plan`.
+        include: patterns of module paths that may be sites, see `subsense.injection.planning.plan`.
+        exclude: patterns of module paths that may not.
+        layers: layer classes of the network's own, see `subsense.LayerClass` and `subsense.AttentionClass`.
         seed: for the start of methods that draw one (LoRA).
         check_inputs: refuse NaN and infinity in what is present, naming the modality and the rows. Otherwise they go
             to the network as they are. Can be set later, ``robust.check_inputs = True``; compiled graphs don't check.

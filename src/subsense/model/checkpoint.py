@@ -62,6 +62,26 @@ def save(robust: RobustModel, folder: str | Path) -> None:
     Args:
         robust: what to save.
         folder: made where it does not exist.
+
+    Raises:
+        WriteError: a file could not be written; what stood there before is whole.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import subsense as ss
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 3)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> robust = ss.adapt(Sum(), {"left": "4", "right": "6"})
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ss.save(robust, folder)
+    ...     robust = ss.load(folder, robust.detach())
+    >>> [str(one) for one in robust.combinations]
+    ['left', 'right']
     """
     folder = make_folder(folder)
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
@@ -97,6 +117,24 @@ def load(
 
     Raises:
         MissingFile, DamagedFile, OtherNetwork, OtherModalities, ForeignTensor, CheckpointError: what doesn't fit.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import subsense as ss
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 3)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> robust = ss.adapt(Sum(), {"left": "4", "right": "6"})
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ss.save(robust, folder)
+    ...     ss.load(folder, Sum())  # other weights
+    Traceback (most recent call last):
+    ...
+    subsense.errors.OtherNetwork: ...
     """
     folder = Path(folder)
     check_unadapted(network)

@@ -98,6 +98,21 @@ def train(
             an epoch in which no row could be used.
         NonFiniteLoss: NaN or infinity, at which step and combination; the parameters are those of before that step.
         ModalityError: an unknown combination, or one that has no adapters.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import subsense as ss
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 3)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> robust = ss.adapt(Sum(), {"left": "4", "right": "6"})
+    >>> batch = {"left": torch.randn(8, 4), "right": torch.randn(8, 6)}, torch.randint(3, (8,))
+    >>> report = ss.train(robust, [batch], loss=nn.functional.cross_entropy, epochs=3, progress=False)
+    >>> report.steps, [str(one) for one in robust.trained]
+    (3, ['left', 'right'])
     """
     options = TrainOptions(
         epochs=epochs, lr=lr, weight_decay=weight_decay, warmup=warmup, schedule=schedule, clip=clip,

@@ -62,6 +62,23 @@ def train_dedicated(
     Raises:
         TrainingError: an argument that cannot be, or what training ran into.
         ModalityError: an unknown combination.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import subsense as ss
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 3)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> batch = {"left": torch.randn(8, 4), "right": torch.randn(8, 6)}, torch.randint(3, (8,))
+    >>> robust = ss.adapt(Sum(), {"left": "4", "right": "6"})
+    >>> alone = ss.train_dedicated(
+    ...     robust, Sum, [batch], "left", loss=nn.functional.cross_entropy, epochs=1, progress=False
+    ... )
+    >>> alone(left=torch.zeros(2, 4), right=torch.zeros(2, 6)).shape
+    torch.Size([2, 3])
     """
     asked = (robust.modalities.combination(combination),)
     teacher = teacher_of(robust)
@@ -110,6 +127,21 @@ def finetune(
     Raises:
         TrainingError: an argument that cannot be, or what training ran into.
         ModalityError: an unknown combination.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import subsense as ss
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 3)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> batch = {"left": torch.randn(8, 4), "right": torch.randn(8, 6)}, torch.randint(3, (8,))
+    >>> robust = ss.adapt(Sum(), {"left": "4", "right": "6"})
+    >>> tuned = ss.finetune(robust, [batch], loss=nn.functional.cross_entropy, epochs=1, progress=False)
+    >>> type(tuned).__name__, tuned is robust.network
+    ('Sum', False)
     """
     modalities = robust.modalities
     asked = modalities.combinations()

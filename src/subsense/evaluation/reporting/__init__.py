@@ -23,6 +23,22 @@ def report(results: Results, path: str | os.PathLike[str], examples: Examples | 
 
     Raises:
         ResultsError: another ending.
+
+    >>> import tempfile, torch
+    >>> from torch import nn
+    >>> import subsense as ss
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 3)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> robust = ss.adapt(Sum(), {"left": "4", "right": "6"}, untrained="pretrained")
+    >>> batch = {"left": torch.randn(8, 4), "right": torch.randn(8, 6)}, torch.randint(3, (8,))
+    >>> results = ss.evaluate(robust, [batch], metric="accuracy", progress=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ss.report(results, folder + "/results.md").read_text().splitlines()[0]
+    '| combination | pretrained | adapted |'
     """
     target = Path(path)
     write = _FORMS.get(target.suffix.lower())

@@ -95,6 +95,22 @@ def collect_examples(
 
     Raises:
         InputError: an item of another form, or no item at all.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import subsense as ss
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 3)
+    ...     def forward(self, left, right):
+    ...         return self.a(left) + self.b(right)
+    >>> robust = ss.adapt(Sum(), {"left": "4", "right": "6"})
+    >>> robust.mark_trained(robust.combinations)  # by `train`, were this more than an example
+    >>> sample = {"left": torch.ones(4), "right": torch.ones(6)}, 2
+    >>> examples = ss.collect_examples(robust, [sample], class_names=["walk", "run", "fall"])
+    >>> examples.items[0].truth.label, list(examples.items[0].predictions)
+    ('fall', ['left', 'right', 'left+right'])
     """
     samples = [_sample(item) for item in items]
     if not samples:
