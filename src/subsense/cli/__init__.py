@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -21,11 +22,13 @@ from subsense.cli.evaluate import evaluate
 from subsense.cli.experiment import experiment
 from subsense.cli.fold import fold
 from subsense.cli.ls import ls
+from subsense.cli.new import new
 from subsense.cli.plan import plan
 from subsense.cli.report import report
 from subsense.cli.train import train
 from subsense.cli.validate import validate
 from subsense.errors import ModalityError, RecipeError, SubsenseError
+from subsense.recipes.progress import say
 
 __all__ = ["app", "main"]
 
@@ -57,9 +60,24 @@ app = typer.Typer(
     help="Make a pretrained multimodal network work with any subset of its modalities.",
     epilog="Exit codes: 0 success, 1 what was started failed, 2 the command line or the recipe is wrong.",
 )
-for verb in (demo, ls, cp, validate, plan, train, evaluate, compare, report, fold):
+for verb in (demo, new, ls, cp, validate, plan, train, evaluate, compare, report, fold):
     app.command()(verb)
 app.add_typer(experiment, name="experiment")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        say(f"subsense {version('subsense')}, torch {version('torch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the versions and exit.")
+    ] = False,
+) -> None:
+    """Make a pretrained multimodal network work with any subset of its modalities."""
 
 
 def main() -> None:
