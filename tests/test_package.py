@@ -11,6 +11,7 @@ import subsense
 VERBS = {
     "adapt",
     "collect_examples",
+    "draw_present",
     "evaluate",
     "finetune",
     "fold",

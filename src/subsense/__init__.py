@@ -43,6 +43,7 @@ from subsense.model.checkpoint import load, save
 from subsense.model.robust import RobustModel
 from subsense.training import Distill, train
 from subsense.training.baselines import finetune, train_dedicated
+from subsense.training.sampling import draw_present
 
 __version__ = "0.1.0"
 
@@ -88,6 +89,7 @@ __all__ = [
     "WriteError",
     "adapt",
     "collect_examples",
+    "draw_present",
     "evaluate",
     "finetune",
     "fold",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,41 @@ class Drawer:
             return Draw(rows, rows, self.present[:0])
         which = torch.multinomial(odds[rows], 1, generator=torch.Generator().manual_seed(seed)).flatten()
         return Draw(rows, which, self.present[which])
+
+
+def draw_present(
+    modalities: Modalities,
+    available: Tensor,
+    *,
+    seed: int,
+    combinations: Iterable[CombinationLike] | None = None,
+    weights: Mapping[CombinationLike, float] | None = None,
+) -> Tensor:
+    """Draw which of its modalities each row of a batch keeps: what `train` does, for a loop of one's own.
+
+    Args:
+        modalities: the declared ones, ``robust.modalities``.
+        available: bool (batch, modality): what each row has; all True where the data lack nothing.
+        seed: of this batch. The same seed draws the same, whatever was drawn before: give each batch its own.
+        combinations: those to draw from; by default all incomplete ones.
+        weights: combination -> how often it is drawn relative to the others (default 1).
+
+    Returns:
+        bool (batch, modality), on the CPU. A row that none of the combinations fits keeps what it has.
+
+    Raises:
+        TrainingError: a negative weight, or none above 0.
+        ModalityError: an unknown combination, none at all, or a weight for one that isn't drawn from.
+
+    >>> modalities = Modalities({"rgb": "3 H W", "thermal": "1 H W"})
+    >>> present = draw_present(modalities, torch.ones(4, 2, dtype=torch.bool), seed=0)
+    >>> present.sum(1)  # each row lacks one of the two
+    tensor([1, 1, 1, 1])
+    """
+    asked = modalities.incomplete() if combinations is None else modalities.select(combinations)
+    available = available.cpu()
+    draw = Drawer(modalities, asked, weights).draw(available, seed)
+    return available.index_copy(0, draw.rows, draw.present)
 
 
 def _weights(

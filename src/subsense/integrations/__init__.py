@@ -1,0 +1,1 @@
+"""Thin plugs into other libraries, one file each; each needs its extra and imports it alone."""
