@@ -25,6 +25,7 @@ from subsense.cli.ls import ls
 from subsense.cli.new import new
 from subsense.cli.plan import plan
 from subsense.cli.report import report
+from subsense.cli.serve import serve
 from subsense.cli.train import train
 from subsense.cli.validate import validate
 from subsense.errors import ModalityError, RecipeError, SubsenseError
@@ -60,7 +61,7 @@ app = typer.Typer(
     help="Make a pretrained multimodal network work with any subset of its modalities.",
     epilog="Exit codes: 0 success, 1 what was started failed, 2 the command line or the recipe is wrong.",
 )
-for verb in (demo, new, ls, cp, validate, plan, train, evaluate, compare, report, fold):
+for verb in (demo, new, ls, cp, validate, plan, train, evaluate, compare, report, fold, serve):
     app.command()(verb)
 app.add_typer(experiment, name="experiment")
 

@@ -13,7 +13,7 @@ from torch import nn
 import subsense as ss
 from subsense.recipes.progress import note
 from subsense.recipes.run.fills import make_fill
-from subsense.recipes.run.job import Job
+from subsense.recipes.run.job import Job, open_job
 from subsense.recipes.run.network_file import read_weights, write_weights
 from subsense.recipes.run.resolve import fresh_network, make_call, make_layers, make_loss, make_methods
 from subsense.recipes.schema import Fit, Recipe
@@ -129,6 +129,18 @@ def load_sets(job: Job, network: nn.Module) -> ss.RobustModel:
         )
     call = make_call(job.recipe)
     return ss.load(job.adapters, network, call=call if callable(call) else None)
+
+
+def open_model(
+    recipe: str, root: Path | None = None, output: Path | None = None, changes: list[str] | None = None
+) -> ss.RobustModel:
+    """Give what `subsense train` saved for a recipe: the network with its adapter sets, in eval mode.
+
+    Raises:
+        CheckpointError: nothing was trained, or by another recipe.
+    """
+    job = open_job(recipe, root, output, changes)
+    return load_sets(job, pretrained(job)).eval()
 
 
 def fit_settings(job: Job, part: Fit, **more: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Serve an adapted network over HTTP with LitServe. Needs ``subsense[serve]``."""
