@@ -43,7 +43,7 @@ def read_skeletons(path: Path, description: Description, num_bodies: int) -> NDA
         DataError: the file is absent, cut off, not of this form, or has no body in any frame.
     """
     try:
-        values = iter(path.read_text("ascii").split())
+        values = iter(path.read_text("utf-8-sig").split())
         num_frames = int(next(values))
         frames = [_bodies(values) for _ in range(num_frames)]
     except (OSError, UnicodeDecodeError, ValueError, StopIteration) as error:
