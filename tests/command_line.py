@@ -33,6 +33,9 @@ def data(num_train=48):
 def no_data():
     return 3
 
+def rooted(root):
+    raise KeyError(root)
+
 class Loss(nn.CrossEntropyLoss):
     stop_after = None
 

@@ -210,13 +210,20 @@ def test_checkpoint_of_the_users_is_used_as_it_is(trained: Path) -> None:
             "data.name=own_code:no_data",
             "own_code:no_data: expected it to return a subsense.data.Data, but found int",
         ),
+        (
+            1,
+            "data.name=own_code:rooted",
+            "own_code:rooted raised TypeError: rooted() missing 1 required positional argument: 'root'. No root was "
+            "given: if it needs one, say data.root or --root.",
+        ),
+        (1, "data={name: own_code:rooted, root: here}", "own_code:rooted raised KeyError: 'here' (own_code.py, line "),
         (2, "network.name=own_code:no_data", "expected it to return a torch.nn.Module, but found int"),
         (1, "adapt.exclude=[heat]", "Did you mean 'head'?"),
         (2, "train.epochs=0", "train.epochs: expected it to be greater than 0"),
     ],
 )
 def test_mistake_is_found_before_anything_is_written(own: Path, code: int, change: str, message: str) -> None:
-    assert message in fail(code, "train", own, "--set", change)
+    assert message in " ".join(fail(code, "train", own, "--set", change).split())
     assert not Path("run").exists()
 
 

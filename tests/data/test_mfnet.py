@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from picture_trees import HEIGHT, WIDTH, pixels, read, write_lists, write_picture
@@ -70,6 +71,52 @@ def test_reads_folders_of_colour_and_thermal(folders):
 
 def test_a_mirror_image_belongs_to_its_picture(published):
     assert mfnet(published).train.groups == ("00001D", "00002N", "00001D")
+
+
+def test_a_mirror_image_that_is_no_file_is_made_of_its_picture(published):
+    written = mfnet(published).train[2][0]["rgb"]
+    for kind in ("images", "labels"):
+        (published / "mfnet" / kind / "00001D_flip.png").unlink()
+    train = mfnet(published).train
+    assert train.groups == ("00001D", "00002N", "00001D")
+    (plain, label), (mirrored, mirrored_label) = train[0], train[2]
+    for name in ("rgb", "thermal"):
+        assert torch.equal(mirrored[name], plain[name].flip(-1))
+    assert torch.equal(mirrored_label, label.flip(-1))
+    assert not torch.equal(written, mirrored["rgb"])
+    assert "_flip" in succeed("ls", "data", "mfnet")
+
+
+def test_half_a_mirror_image_is_refused_and_so_is_one_of_nothing(published):
+    (published / "mfnet/labels/00001D_flip.png").unlink()
+    with pytest.raises(DataError, match=r"expected the file .*labels/00001D_flip\.png, but there is none"):
+        mfnet(published)
+    write_lists(published / "mfnet", {"train": ["00009D_flip"]})
+    with pytest.raises(DataError, match=r"expected the file .*images/00009D\.png, but there is none"):
+        mfnet(published)
+
+
+def test_dots_belong_to_names_and_a_byte_order_mark_does_not(published):
+    names = ["cam.01", "1560244315.996"]
+    for name in names:
+        for kind in ("images", "labels"):
+            source = published / "mfnet" / kind / "00001D.png"
+            source.with_name(f"{name}.png").write_bytes(source.read_bytes())
+    text = "".join(f"{line}\r\n" for line in [*names, "images/cam.01.png x", "00002N.PNG"])
+    (published / "mfnet/train.txt").write_text(text, encoding="utf-8-sig")
+    assert mfnet(published).train.groups == (*names, "cam.01", "00002N")
+
+
+def test_a_picture_beyond_pillows_limit_is_named(published, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 3)
+    message = r"cannot read .*labels/00001D\.png: Image size .*raise PIL\.Image\.MAX_IMAGE_PIXELS"
+    with pytest.raises(DataError, match=message):
+        mfnet(published).train[0]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH * 2 // 3)
+    with pytest.raises(DataError, match=message):  # Pillow's warning, which is an error here
+        mfnet(published).train[0]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH)
+    mfnet(published).train[0]
 
 
 def test_the_folder_may_have_another_name(published):

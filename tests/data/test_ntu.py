@@ -35,7 +35,7 @@ def write_skeleton(path: Path, bodies: list[dict[str, Any]], frames: int = FRAME
         for body in seen:
             lines += [f"{body['number']} 0 1 1 1 1 0 0.011 -0.23 2", "25"]
             for joint in range(25):
-                place = [joint / 10, frame * body["step"], 3.5]
+                place = [body.get("left", 0) + joint * body.get("wide", 0.1), frame * body["step"], 3.5]
                 lines.append(" ".join(map(str, [*place, 277.4, 191.2, 1036.2, 519.1, 0.2, 0.03, 0.9, -0.07, 2])))
     path.write_text("\n".join(lines) + "\n")
 
@@ -113,6 +113,46 @@ def test_one_body_leaves_the_second_zero(root: Path) -> None:
     skeleton = ntu(root, modalities=EVERYTHING, **SMALL).train[0][0]["skeleton"]
     assert skeleton[:, 0].any()
     assert not skeleton[:, 1].any()
+
+
+def bodies_of(root: Path, bodies: list[dict[str, Any]], frames: int = 60) -> torch.Tensor:
+    write_skeleton(root / "ntu" / "nturgb+d_skeletons" / f"{NAMES[0]}.skeleton", bodies, frames)
+    data = ntu(root, modalities=("skeleton", "rgb"), frames=frames, size=(8, 8))
+    skeleton = data.train[0][0]["skeleton"]
+    assert isinstance(skeleton, torch.Tensor)
+    return skeleton
+
+
+def body(number: int, first: int, last: int, **place: float) -> dict[str, Any]:
+    return {"number": number, "frames": range(first, last), "step": 0.01} | place
+
+
+def test_two_people_renumbered_halfway_keep_their_slots(root: Path) -> None:
+    people = [body(1, 0, 30), body(2, 0, 30, left=3), body(3, 30, 60, left=3), body(4, 30, 60)]
+    skeleton = bodies_of(root, people)
+    assert skeleton.abs().sum((2, 3)).gt(0).all()
+    assert sorted(skeleton[0, :, 0, 0].tolist()) == [0, 3]
+    assert (skeleton[:, :, 0, 0] == skeleton[0, :, 0, 0]).all()
+
+
+def test_one_person_replaced_by_two_leaves_no_frame_empty(root: Path) -> None:
+    skeleton = bodies_of(root, [body(1, 0, 30), body(2, 30, 60, left=2), body(3, 30, 60, left=0.1)])
+    assert skeleton.abs().sum((2, 3)).gt(0).sum(1).tolist() == [1] * 30 + [2] * 30
+    torch.testing.assert_close(skeleton[29:31, 0, 0, 0], torch.tensor([0.0, 0.1]))
+    assert (skeleton[30:, 1, 0, 0] == 2).all()
+
+
+def test_a_body_lost_for_a_while_comes_back_to_its_slot(root: Path) -> None:
+    skeleton = bodies_of(root, [body(1, 0, 60), body(2, 0, 20, left=3, step=0.1), body(2, 40, 60, left=3, step=0.1)])
+    assert skeleton[:, 0].abs().sum((1, 2)).gt(0).tolist() == [True] * 20 + [False] * 20 + [True] * 20
+    assert (skeleton[:, 1, 0, 0] == 0).all()
+    assert skeleton[:, 1].any(-1).any(-1).all()
+
+
+def test_a_wide_thing_that_stands_still_is_no_person(root: Path) -> None:
+    ghost = body(1, 0, 60, left=-5, wide=1.0, step=0.0)
+    skeleton = bodies_of(root, [ghost, body(2, 0, 60), body(3, 0, 60, left=3)])
+    assert sorted(skeleton[0, :, 0, 0].tolist()) == [0, 3]
 
 
 def test_folders_may_be_called_otherwise(root: Path) -> None:

@@ -186,6 +186,36 @@ def test_an_attack_is_named_and_does_nothing(file: Path, attack: str) -> None:
         read_pickle(file)
 
 
+def python_2(numbers: Any, size: int) -> bytes:
+    """Give what Python 2 writes of an array in protocol 2: its bytes are a string."""
+    raw = numbers.tobytes()
+    return (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02K\x03\x86"
+        b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        + b"T" + struct.pack("<i", size) + raw[:size] + b"tb."
+    )  # fmt: skip
+
+
+def test_an_array_of_python_2_is_read(file: Path) -> None:
+    numbers = (1.7 * np.arange(6).reshape(2, 3)).astype("<f4")
+    file.write_bytes(python_2(numbers, 24))
+    assert pickle.loads(file.read_bytes(), encoding="latin1").tolist() == numbers.tolist()
+    assert same(read_pickle(file), numbers)
+
+
+def test_no_message_prints_what_cannot_be_printed(file: Path) -> None:
+    file.write_bytes(python_2(np.full(6, 1.7, "<f4"), 23))
+    with pytest.raises(DataError, match=r"24 bytes, made of 23 in something of type bytes") as short:
+        read_pickle(file)
+    file.write_bytes(b"\x80\x02U\x02\x01\x02U\x02\x01\x02b.")
+    with pytest.raises(DataError, match=r"a state for 2 characters that can't be printed") as state:
+        read_pickle(file)
+    file.write_bytes(b"(dS'x'\nS'\\x9a\\x99'\ns.")
+    with pytest.raises(DataError, match=r"in protocol 0 of Python 2.*encoding='latin1'.*protocol 4") as spelt:
+        read_pickle(file)
+    assert all(str(one.value).isprintable() for one in (short, state, spelt))
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_nothing_that_a_pickle_calls_is_run(file: Path, tmp_path: Path, protocol: int) -> None:
     mark = tmp_path / "ran"

@@ -95,6 +95,8 @@ class Description:
         ignore_index: the label of pixels that don't count, where there are such.
         source, licence, citation: where it comes from, its terms, and the authors to cite beside every result.
         folder: what its folder under `root` is called; empty where it needs none.
+        notes: what loading did that a reader of the results should know, a sentence each: files that were absent,
+            values that were replaced.
         fills: modality -> name -> value of a `subsense.Constant`: stand-ins that a recipe's `fill` can name. They may
             depend on how the data were loaded.
     """
@@ -110,6 +112,7 @@ class Description:
     citation: str
     folder: str = ""
     fills: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -160,6 +163,11 @@ def locate(description: Description, root: str | Path | None, files: Sequence[st
         if not path.is_file():
             raise description.error(f"expected the file {path}, but there is none.")
     return Path(root) / inside
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text that hold anything; a byte-order mark at its beginning is dropped."""
+    return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def standardise(train: Tensor, test: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,7 @@ def _labels(folder: Path, columns: dict[str, Tensor]) -> Tensor:
 
 def _videos(folder: Path, part: str) -> list[str]:
     """Name the video of each utterance: `index_text` points to a row of the transcripts, whose id is `video_number`."""
-    with (folder / "transcripts.csv").open(encoding="utf-8", newline="") as file:
+    with (folder / "transcripts.csv").open(encoding="utf-8-sig", newline="") as file:
         identifiers = [row[0] for row in csv.reader(file)]
     rows = _table(folder / f"index_text_{part}.csv", FEATURES["text"] + 1)[:, 0].long().tolist()
     return [identifiers[row].rpartition("_")[0] for row in rows]
@@ -85,7 +85,7 @@ def _videos(folder: Path, part: str) -> list[str]:
 def _table(path: Path, num_columns: int) -> Tensor:
     """Read a file of quoted numbers as float64 (rows, num_columns)."""
     try:
-        table = np.loadtxt(path, delimiter=",", quotechar='"', ndmin=2)
+        table = np.loadtxt(path, delimiter=",", quotechar='"', ndmin=2, encoding="utf-8-sig")
     except ValueError as error:
         raise DESCRIPTION.error(f"cannot read {path}: {error}.") from error
     if table.shape[1] != num_columns:

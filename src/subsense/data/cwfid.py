@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from subsense.data.base import Data, Description, Samples, locate, standardise
+from subsense.data.formats.images import open_picture
 from subsense.errors import DataError
 
 CHANNELS = ("red", "nir")
@@ -92,7 +93,7 @@ def _scenes(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _words(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split()
+    return path.read_text(encoding="utf-8-sig").split()
 
 
 def _standardised(folder: Path, train: list[str], test: list[str], size: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -114,9 +115,6 @@ def _stack(folder: Path, scenes: list[str], size: Sequence[int], resampling: Ima
 
 def _read(path: Path, size: Sequence[int], resampling: Image.Resampling) -> Tensor:
     """Read a grey image as uint8 (H, W), resized."""
-    try:
-        with Image.open(path) as image:
-            grey = image.convert("L").resize((size[1], size[0]), resampling)
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise DESCRIPTION.error(f"cannot read {path}: {error}.") from error
+    with open_picture(DESCRIPTION, path) as image:
+        grey = image.convert("L").resize((size[1], size[0]), resampling)
     return torch.from_numpy(np.array(grey))

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from subsense.data.base import Data, Description, FileSamples, Item, locate
+from subsense.data.formats.images import open_picture
 from subsense.data.formats.texts import ARGUMENTS, Texts, build_vocabulary, read_texts
 from subsense.errors import closest
 
@@ -161,7 +162,7 @@ def _kept(read: Any, number: int) -> Any:
 def _lines(description: Description, folder: Path, part: str) -> list[Line]:
     path = folder / "texts" / f"{part}_titles.csv"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise description.error(f"cannot read {path}: {error}.") from error
@@ -193,11 +194,8 @@ def _read(
     lines: list[Line], texts: Texts, size: tuple[int, int], patch: int, description: Description, index: int
 ) -> Item:
     line = lines[index]
-    try:
-        with Image.open(line.file) as image:
-            pixels = _pixels(image.convert("RGB"), size, patch)
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise description.error(f"cannot read {line.file}: {error}.") from error
+    with open_picture(description, line.file) as image:
+        pixels = _pixels(image.convert("RGB"), size, patch)
     return {"image": padded(pixels, size), "text": texts(line.text)}, torch.tensor(line.target)
 
 

@@ -1,6 +1,7 @@
 """MFNet: streets by day and night, photographed in colour and in thermal infrared; 8 classes and what has no label.
 
-1,569 pairs of 480 x 640 pixels, 784 to train, 392 to validate, 393 to test in the published lists.
+1,569 pairs of 480 x 640 pixels, 784 to train, 392 to validate, 393 to test in the published lists; train.txt names the
+mirror image of each of the 784 too, as NAME_flip.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ DESCRIPTION = Description(
 LISTS = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
 THERMAL = ("ther", "thermal")
 ENDINGS = (".png", ".jpg", ".jpeg")
+FLIP = "_flip"
+
+Source = tuple[str, bool]
+"""The name of a sample's files, and whether they are mirrored."""
 
 
 def mfnet(
@@ -63,6 +68,10 @@ def mfnet(
           labels/00001D.png ...
           train.txt, val.txt, test.txt
 
+    `train.txt` as published names mirror images too, ``00001D_flip``, which are in neither form until a script of the
+    authors has written them. Where such files are absent, the pictures and label of ``00001D`` are mirrored, left to
+    right, as they are read; where all of them are there, they are read.
+
     Modalities: `rgb` "3 H W", normalised by ImageNet's mean and deviation; `thermal` "3 H W", its one channel repeated,
     in 0..1, as CMNeXt's loader gives it. (Where that loader says val it takes the test list.)
 
@@ -83,13 +92,20 @@ def mfnet(
     place = locate(DESCRIPTION, root, list(LISTS.values()), folder)
     names = read_parts(DESCRIPTION, place, LISTS)
     files = _files(place, names["train"][0])
-    locate_pictures(DESCRIPTION, place, files, names)
+    sources = {part: [_source(place, files, name) for name in some] for part, some in names.items()}
+    locate_pictures(DESCRIPTION, place, files, {part: [name for name, _ in some] for part, some in sources.items()})
     parts = {
         part: ImageSamples(DESCRIPTION, partial(_read, place, files, some),
-                           [name.removesuffix("_flip") for name in some], augmentation if part == "train" else None)
-        for part, some in names.items()
+                           [name.removesuffix(FLIP) for name, _ in some], augmentation if part == "train" else None)
+        for part, some in sources.items()
     }  # fmt: skip
     return DESCRIPTION.with_samples(**parts)
+
+
+def _source(place: Path, files: Mapping[str, str], name: str) -> Source:
+    """Say which pictures a sample is read from, and whether they are mirrored: where none of its own files is there."""
+    own = any((place / file.format(name)).is_file() for file in files.values())
+    return (name.removesuffix(FLIP), True) if name.endswith(FLIP) and not own else (name, False)
 
 
 def _files(place: Path, first: str) -> dict[str, str]:
@@ -112,12 +128,14 @@ def _ending(folder: Path, name: str) -> str:
     return next((ending for ending in ENDINGS if (folder / f"{name}{ending}").is_file()), ENDINGS[0])
 
 
-def _read(place: Path, files: Mapping[str, str], names: list[str], index: int) -> Item:
-    paths = {kind: place / file.format(names[index]) for kind, file in files.items()}
+def _read(place: Path, files: Mapping[str, str], sources: list[Source], index: int) -> Item:
+    source, mirrored = sources[index]
+    paths = {kind: place / file.format(source) for kind, file in files.items()}
     label = read_label(DESCRIPTION, paths.pop("label"))
-    if "all" in paths:
-        return _split(paths["all"]), label
-    return {name: read_three(DESCRIPTION, path) for name, path in paths.items()}, label
+    images = _split(paths["all"]) if "all" in paths else {kind: read_three(DESCRIPTION, paths[kind]) for kind in paths}
+    if mirrored:
+        return {name: image.flip(-1) for name, image in images.items()}, label.flip(-1)
+    return images, label
 
 
 def _split(path: Path) -> dict[str, Tensor]:

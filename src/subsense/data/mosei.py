@@ -28,7 +28,9 @@ DESCRIPTION = Description(
 )
 
 
-def mosei(root: str | Path | None = None, *, release: str = "mult", aligned: bool = False) -> Data:
+def mosei(
+    root: str | Path | None = None, *, release: str = "mult", aligned: bool = False, not_finite: str = "zero"
+) -> Data:
     """Load one file of `root/mosei/`: text, audio and vision of each utterance, and its sentiment, -3 to 3.
 
     Layout, with the published names; the one file that is asked for is enough::
@@ -45,8 +47,10 @@ def mosei(root: str | Path | None = None, *, release: str = "mult", aligned: boo
         root: the folder that holds `mosei/`.
         release: ``"mult"`` or ``"mmsa"``.
         aligned: whether to read the file in which audio and vision are aligned to the words.
+        not_finite: ``"zero"`` puts 0 where audio or vision is infinite, not a number, or beyond float32, and says where
+            in the data's `notes`; ``"refuse"`` raises at the first such value. Text is always refused.
 
     Raises:
         DataError: the file is absent, damaged, or holds something else.
     """
-    return load_sentiment(DESCRIPTION, root, FILES, release, aligned)
+    return load_sentiment(DESCRIPTION, root, FILES, release, aligned, not_finite)

@@ -28,7 +28,9 @@ DESCRIPTION = Description(
 )
 
 
-def mosi(root: str | Path | None = None, *, release: str = "mult", aligned: bool = False) -> Data:
+def mosi(
+    root: str | Path | None = None, *, release: str = "mult", aligned: bool = False, not_finite: str = "zero"
+) -> Data:
     """Load one file of `root/mosi/`: text, audio and vision of each utterance, and its sentiment, -3 to 3.
 
     Layout, with the published names; the one file that is asked for is enough::
@@ -43,15 +45,18 @@ def mosi(root: str | Path | None = None, *, release: str = "mult", aligned: bool
     regression_labels, id; read without running anything that stands in them. All of a file has to fit into memory.
 
     Text is word vectors: GloVe, 300 numbers (mult), or BERT's, 768 (mmsa). Features are as released: not standardised,
-    padded with zeros. Minus infinity in audio becomes 0, as in both releases' own loaders; so does whatever isn't a
-    number in audio or vision. Targets are float32 (1,).
+    padded with zeros. Minus infinity in audio becomes 0, as in both releases' own loaders; so does whatever else
+    float32 can't hold as a finite number in audio or vision, of either sign: `notes` says how many, and where. Targets
+    are float32 (1,).
 
     Args:
         root: the folder that holds `mosi/`.
         release: ``"mult"`` or ``"mmsa"``.
         aligned: whether to read the file in which audio and vision are aligned to the words.
+        not_finite: ``"zero"`` puts 0 where audio or vision is infinite, not a number, or beyond float32, and says where
+            in the data's `notes`; ``"refuse"`` raises at the first such value. Text is always refused.
 
     Raises:
         DataError: the file is absent, damaged, or holds something else.
     """
-    return load_sentiment(DESCRIPTION, root, FILES, release, aligned)
+    return load_sentiment(DESCRIPTION, root, FILES, release, aligned, not_finite)

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from subsense.data.base import Data, Description, FileSamples, Item, locate
+from subsense.data.formats.images import open_picture
 from subsense.data.formats.skeletons import JOINTS, read_skeletons
 from subsense.errors import closest
 
@@ -198,7 +199,7 @@ def _numbers(name: str) -> tuple[int, int, int, int, int]:
 
 def _missing_skeletons(root: str | Path | None) -> set[str]:
     path = locate(DESCRIPTION, root, [NO_SKELETON]) / NO_SKELETON
-    names = {line.strip() for line in path.read_text("utf-8", errors="replace").splitlines()}
+    names = {line.strip() for line in path.read_text("utf-8-sig", errors="replace").splitlines()}
     found = {name for name in names if NAME.fullmatch(name)}
     if not found:
         raise DESCRIPTION.error(f"expected names such as S001C002P005R002A008 in {path}, but found none.")
@@ -261,11 +262,8 @@ def _clip(folder: Path, frames: int, read: Callable[[Image.Image, Path, tuple[in
 
 
 def _frame(path: Path, read: Callable[[Image.Image, Path, tuple[int, int]], Tensor], size: tuple[int, int]) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            return read(image, path, size)
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise DESCRIPTION.error(f"cannot read {path}: {error}.") from error
+    with open_picture(DESCRIPTION, path) as image:
+        return read(image, path, size)
 
 
 def _colour(image: Image.Image, path: Path, size: tuple[int, int]) -> Tensor:

@@ -6,8 +6,10 @@ The zoo and the data sets are tables of such places, so that listing them import
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -48,6 +50,29 @@ def import_factory(place: str) -> Factory:
     if not callable(found):
         raise FactoryError(f"Expected a callable {name!r} in module {module_name!r}.{closest(name, vars(module))}")
     return found
+
+
+def call_factory(
+    place: str, options: Mapping[str, Any], error: type[SubsenseError] = FactoryError, advice: str = ""
+) -> Any:
+    """Import a factory and call it; what it raises becomes an error that names it and the line.
+
+    Raises:
+        error: the factory raised what is no error of subsense; `advice` ends the message.
+
+    >>> call_factory("math:sqrt", {"x": 4.0})
+    Traceback (most recent call last):
+    subsense.errors.FactoryError: math:sqrt raised TypeError: math.sqrt() takes no keyword arguments.
+    """
+    factory = import_factory(place)
+    try:
+        return factory(**options)
+    except SubsenseError:
+        raise
+    except Exception as raised:
+        last = traceback.extract_tb(raised.__traceback__)[-1]
+        where = "" if last.filename == __file__ else f" ({Path(last.filename).name}, line {last.lineno})"
+        raise error(f"{place} raised {type(raised).__name__}: {raised}{where}.{advice}") from raised
 
 
 def _import(name: str) -> ModuleType:

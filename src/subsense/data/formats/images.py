@@ -6,7 +6,8 @@ left in 0..1, as CMNeXt's published loaders leave them (https://github.com/jamyc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from subsense.data.base import Description, Item, Part, locate
+from subsense.data.base import Description, Item, Part, locate, read_lines
 from subsense.data.formats.augmentation import Augmentation
+from subsense.errors import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".mat"})
 IGNORED = 255
 """The label of pixels that don't count: unlabelled ones, and those that augmentation pads with."""
 
@@ -113,17 +116,42 @@ def check_label(description: Description, label: Tensor, place: object) -> Tenso
 
 def read_pixels(description: Description, path: Path) -> NDArray[Any]:
     """Read a picture's pixels as they are, (H, W) or (H, W, channel); a palette's indices stay indices."""
+    with open_picture(description, path) as image:
+        return np.array(image)
+
+
+@contextmanager
+def open_picture(description: Description, path: Path) -> Iterator[Image.Image]:
+    """Open a picture; raise `DataError` naming the file if it is damaged, no picture, or above Pillow's limit."""
     try:
         with Image.open(path) as image:
-            return np.array(image)
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise description.error(
+            f"cannot read {path}: {error} If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS."
+        ) from error
+    except (OSError, SyntaxError, UnidentifiedImageError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise description.error(f"cannot read {path}: {error}.") from error
 
 
 def read_names(path: Path) -> list[str]:
-    """Read a list of samples: the first word of each line, without folder and ending."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [Path(line.split()[0]).stem for line in lines if line.strip()]
+    """Read a list of samples: the first word of each line, without folder and the ending of a picture or an array.
+
+    Other dots belong to the name, such as those of a time stamp: ``1560244315.996``.
+    """
+    return [strip_ending(line.split()[0]) for line in read_lines(path)]
+
+
+def strip_ending(file: str) -> str:
+    """Take folder and ending from a picture's or an array's path.
+
+    >>> strip_ending("rgb/cam.01.png"), strip_ending("1560244315.996")
+    ('cam.01', '1560244315.996')
+    """
+    name = Path(file).name
+    return name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in ENDINGS else name
 
 
 def read_parts(description: Description, folder: Path, files: Mapping[str, str]) -> dict[str, list[str]]:

@@ -30,6 +30,8 @@ Array = npt.NDArray[Any]
 def read_pickle(path: Path) -> Any:
     """Read a pickle, of any protocol, that holds plain data and numpy arrays, written by numpy 1 or 2.
 
+    Of Python 2's, protocols 1 and 2 are read too; its strings become str.
+
     Memory holds the file's bytes once; arrays of numbers are views of them, and may be read-only.
 
     Raises:
@@ -45,6 +47,12 @@ def read_pickle(path: Path) -> Any:
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not a pickle that can be read to its end: {_short(error.reason)} at byte {error.start} of "
+            "a text, as in protocol 0 of Python 2, which spells bytes as text. If you trust it, load it in Python with "
+            "encoding='latin1', and write it with protocol 4."
+        ) from None
     except (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a pickle that can be read to its end: {_short(error)}.") from None
 
@@ -128,6 +136,8 @@ def _array(content: Any, dtype: Any, shape: Any, order: Any = "C") -> Array:
         raise _Refused(f"an array of shape {_short(shape)}")
     if dtype.dtype == object:
         return _objects(content, shape, order)
+    if isinstance(content, str):  # what Python 2 calls a string
+        content = _encode(content)
     expected = math.prod(shape) * dtype.dtype.itemsize
     if not isinstance(content, bytes | bytearray) or len(content) != expected:
         raise _Refused(f"an array of shape {shape} and dtype {dtype.dtype}, {expected} bytes, made of {_size(content)}")
@@ -151,7 +161,10 @@ def _encode(text: Any = None, encoding: Any = "latin1") -> bytes:
     """Give bytes as protocols 0 to 2 spell them."""
     if not isinstance(text, str) or encoding != "latin1":
         raise _Refused(f"a call of _codecs.encode with {_short(text)} and {_short(encoding)}")
-    return text.encode("latin1")
+    try:
+        return text.encode("latin1")
+    except UnicodeEncodeError:
+        raise _Refused(f"bytes made of {_short(text)}") from None
 
 
 def _container(cls: type[Any]) -> Callable[..., Any]:
@@ -361,5 +374,6 @@ def _short(value: Any) -> str:
     if isinstance(value, _Name):
         return value.text
     if isinstance(value, str | Exception):
-        return repr(str(value)[:80])
+        text = str(value)
+        return repr(text[:80]) if text.isprintable() else f"{len(text)} characters that can't be printed"
     return f"something of type {type(value).__name__.strip('_').lower()}"

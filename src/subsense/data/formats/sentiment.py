@@ -19,13 +19,14 @@ SPLITS = ("train", "valid", "test")
 LABELS = {"mult": "labels", "mmsa": "regression_labels"}
 """Release -> what its files call the sentiment."""
 MAX_SENTIMENT = 3.0
+NOT_FINITE = ("zero", "refuse")
 
 Files = Mapping[tuple[str, bool], str]
 """Release, and whether the sequences are aligned to the words -> file."""
 
 
 def load_sentiment(
-    description: Description, root: str | Path | None, files: Files, release: str, aligned: bool
+    description: Description, root: str | Path | None, files: Files, release: str, aligned: bool, not_finite: str
 ) -> Data:
     """Load one file of a release; see `subsense.data.mosi.mosi`.
 
@@ -37,13 +38,20 @@ def load_sentiment(
         raise description.error(
             f"expected release to be one of {known}, but found {release!r}.{closest(release, LABELS)}"
         )
+    if not_finite not in NOT_FINITE:
+        known = " or ".join(map(repr, NOT_FINITE))
+        raise description.error(
+            f"expected not_finite to be {known}, but found {not_finite!r}.{closest(str(not_finite), NOT_FINITE)}"
+        )
     path = _find(description, root, files, release, aligned)
-    splits = _Splits(description, path, LABELS[release])
+    splits = _Splits(description, path, LABELS[release], not_finite)
     parts = {split: splits.take(split) for split in SPLITS}
     shapes = {split: _axes(samples) for split, samples in parts.items()}
     if any(shape != shapes["train"] for shape in shapes.values()):
         raise description.error(f"{path}: expected sequences of the same shape in all splits, but found {shapes}.")
-    return description.with_samples(parts["train"], parts["test"], parts["valid"], modalities=shapes["train"])
+    return description.with_samples(
+        parts["train"], parts["test"], parts["valid"], modalities=shapes["train"], notes=tuple(splits.notes)
+    )
 
 
 def _find(description: Description, root: str | Path | None, files: Files, release: str, aligned: bool) -> Path:
@@ -68,8 +76,9 @@ def _axes(samples: Samples) -> dict[str, str]:
 class _Splits:
     """Check and take what a file holds, split by split, so that what was taken needs no memory twice."""
 
-    def __init__(self, description: Description, path: Path, labels: str) -> None:
-        self.description, self.path, self.labels = description, path, labels
+    def __init__(self, description: Description, path: Path, labels: str, not_finite: str) -> None:
+        self.description, self.path, self.labels, self.not_finite = description, path, labels, not_finite
+        self.notes: list[str] = []
         try:
             self.content = read_pickle(path)
         except DataError as error:
@@ -99,11 +108,17 @@ class _Splits:
             raise self._error(split, name, "an array (utterance, time, feature) of numbers", _kind(values))
         if len(values) != count:
             raise self._error(split, name, f"{count} utterances", len(values))
-        features = np.array(values, np.float32)
-        if name != "text":
-            features[np.isnan(features) | np.isneginf(features)] = 0
-        if not np.isfinite(features).all():
-            raise self._error(split, name, "finite numbers", f"{np.sum(~np.isfinite(features))} others")
+        with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, and is found below
+            features = np.array(values, np.float32)
+        if (wrong := ~np.isfinite(features)).any():
+            place = tuple(int(one[0]) for one in np.nonzero(wrong))
+            row, time, feature = place
+            found = f"{wrong.sum()} others, the first {values[place]} at row {row}, time {time}, feature {feature}"
+            if name == "text" or self.not_finite == "refuse":
+                advice = "" if name == "text" else "; not_finite='zero' puts 0 in their place"
+                raise self._error(split, name, "finite numbers within float32", found + advice)
+            features[wrong] = 0
+            self.notes.append(f"{split}, {name}: 0 stands for what is no finite number within float32: {found}.")
         return torch.from_numpy(features)
 
     def _targets(self, split: str, values: Any) -> Tensor:

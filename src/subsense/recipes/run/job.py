@@ -17,7 +17,7 @@ from subsense.modalities.filling import Filling
 from subsense.recipes.reading import load_recipe
 from subsense.recipes.run.fills import make_fill
 from subsense.recipes.schema import Recipe
-from subsense.support.factories import import_factory
+from subsense.support.factories import call_factory
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,16 @@ def _load_data(recipe: Recipe, root: Path | None) -> data.Data:
     options = part.options if place is None else {**part.options, "root": place}
     if part.name in data.DATASETS:
         return data.load(part.name, **options)
-    made = import_factory(part.name)(**options)
+    made = _make_data(part.name, options)
     if not isinstance(made, data.Data):
         raise ss.DataError(f"{part.name}: expected it to return a subsense.data.Data, but found {type(made).__name__}")
     return made
+
+
+def _make_data(name: str, options: Mapping[str, Any]) -> Any:
+    """Call the user's own factory."""
+    advice = "" if "root" in options else " No root was given: if it needs one, say data.root or --root."
+    return call_factory(name, options, ss.DataError, advice)
 
 
 def _check_combinations(name: str, recipe: Recipe, loaded: data.Data) -> None:

@@ -14,7 +14,7 @@ from subsense.adapters.layers.declare import DECLARATIONS, Declaration
 from subsense.modalities.calling import CallSpec
 from subsense.recipes.losses import LOSSES
 from subsense.recipes.schema import Loss, Recipe
-from subsense.support.factories import import_factory
+from subsense.support.factories import call_factory, import_factory
 
 
 def fresh_network(recipe: Recipe) -> nn.Module:
@@ -24,7 +24,7 @@ def fresh_network(recipe: Recipe) -> nn.Module:
         torch.manual_seed(recipe.seed)
         if part.name in zoo.NETWORKS:
             return zoo.build(part.name, **part.options)
-        made = import_factory(part.name)(**part.options)
+        made = call_factory(part.name, part.options)
     if not isinstance(made, nn.Module):
         raise ss.RecipeError(part.name, [f"expected it to return a torch.nn.Module, but found {type(made).__name__}"])
     return made
@@ -33,7 +33,7 @@ def fresh_network(recipe: Recipe) -> nn.Module:
 def make_loss(loss: Loss) -> Any:
     """Make the loss that a recipe names."""
     options = {name: make_loss(value) if isinstance(value, Loss) else value for name, value in loss.options.items()}
-    return import_factory(LOSSES.get(loss.name, loss.name))(**options)
+    return call_factory(LOSSES.get(loss.name, loss.name), options)
 
 
 def make_methods(recipe: Recipe) -> list[Adapter]:
