@@ -160,6 +160,8 @@ def test_a_server_answers_refuses_counts_and_loses_nothing_while_sets_change(own
     finally:
         server.terminate()
         server.wait(60)
+    with socket.socket() as gone, pytest.raises(ConnectionRefusedError):  # nothing is left behind that answers
+        gone.connect(("127.0.0.1", port))
 
 
 def _wait(url: str) -> None:
