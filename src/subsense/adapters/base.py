@@ -1,4 +1,4 @@
-"""The contract of an adapter: plain options, and five pure functions of them."""
+"""The contract of an adapter: plain options, and pure functions of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from subsense.adapters.affine import Recall
 from subsense.adapters.layers.layer import Layer
+from subsense.adapters.regression import Problem, Solution
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -99,6 +100,33 @@ class Adapter(Protocol):
         """Give the weight and bias of a plain layer that does the same as layer and adapter set."""
         ...
 
+    @property
+    def added(self) -> str | None:
+        """Name the parameter that is simply added to the output; None where the method has none."""
+        ...
+
+    def basis(self, layer: Layer, module: nn.Module, x: Tensor, own: Tensor, y: Tensor) -> tuple[Tensor, int]:
+        """Give what the effect on the output is linear in, and in how many groups of channels.
+
+        Args:
+            layer, module: the layer.
+            x: its input.
+            own: its own output.
+            y: what the adapter is given: that output, adapted by the methods before.
+
+        Returns:
+            A tensor shaped as the output, but with (group * feature) channels in the place of the features, flat.
+        """
+        ...
+
+    def rest(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give bank rows (row, ...) that do nothing, as near to these as can be."""
+        ...
+
+    def solve(self, problem: Problem) -> Solution:
+        """Give bank rows that bring the output nearest to its goal in the least squares."""
+        ...
+
 
 Rows = Sequence[tuple[Adapter, Mapping[str, Tensor]]]
 """The adapters of a site in turn, each with the parameters that all rows of a batch have."""
@@ -107,6 +135,11 @@ Rows = Sequence[tuple[Adapter, Mapping[str, Tensor]]]
 def weighted_sum(rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
     """Merge parameters which add up: (row, ...) and weights (row,)."""
     return {name: torch.einsum("r,r...->...", weights.to(bank), bank) for name, bank in rows.items()}
+
+
+def zeros(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give rows of zeros."""
+    return {name: torch.zeros_like(bank) for name, bank in rows.items()}
 
 
 def scale_outputs(layer: Layer, weight: Tensor, scale: Tensor) -> Tensor:

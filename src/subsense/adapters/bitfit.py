@@ -22,6 +22,7 @@ class BitFit(ByChannel):
     """
 
     name: ClassVar[str] = "bitfit"
+    added: ClassVar[str | None] = "bias"
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
         """Serve layers that have a bias."""

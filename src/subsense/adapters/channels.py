@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from subsense.adapters.affine import affine
-from subsense.adapters.base import Mix, scale_outputs, weighted_sum
+from subsense.adapters.base import Mix, scale_outputs, weighted_sum, zeros
 from subsense.adapters.layers.layer import Layer
+from subsense.adapters.regression import Normal, Problem, Solution
 
 Pair = tuple[Tensor | None, Tensor | None]
 """gamma and beta of ``gamma y + beta``; None leaves that half out."""
 
 
 class ByChannel(ABC):
-    """Be a method that makes ``gamma y + beta`` of an output y, with a number of each for every channel."""
+    """Be a method that makes ``gamma y + beta`` of an output y, with a number of each for every channel.
+
+    Attributes:
+        scaled, added: names of the parameters that multiply and that are added; None: the method has none.
+    """
+
+    scaled: ClassVar[str | None] = None
+    added: ClassVar[str | None] = None
 
     @abstractmethod
     def pair(self, row: Mapping[str, Tensor]) -> Pair:
@@ -44,6 +53,32 @@ class ByChannel(ABC):
         """Scale weight and bias, then shift."""
         gamma, beta = self.pair(row)
         return weight if gamma is None else scale_outputs(layer, weight, gamma), then((None, bias), (gamma, beta))[1]
+
+    def basis(self, layer: Layer, module: nn.Module, x: Tensor, own: Tensor, y: Tensor) -> tuple[Tensor, int]:
+        """Give the output: each channel is a group of its own."""
+        return flat_channels(y, layer), layer.channels
+
+    def rest(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give zeros."""
+        return zeros(rows)
+
+    def solve(self, problem: Problem) -> Solution:
+        """Regress what is left of each channel on it: scale and shift, or what of them there is."""
+        shifts = self.added in problem.rows
+        normal = Normal.of(problem.moments, problem.weights, problem.ridge, shifts)
+        theta = normal.solve() if self.scaled else torch.zeros_like(normal.right)
+        found = ((self.scaled, theta[:, :, 0, 0].T), (self.added, normal.shift(theta) if shifts else None))
+        return Solution({
+            name: values.unflatten(1, problem.layer.features)
+            for name, values in found
+            if name is not None and values is not None
+        })  # fmt: skip
+
+
+def flat_channels(y: Tensor, layer: Layer) -> Tensor:
+    """Bring features that take several axes onto one."""
+    axis = layer.axis % y.dim()
+    return y.flatten(axis, axis + len(layer.features) - 1)
 
 
 def then(first: Pair, second: Pair) -> Pair:

@@ -22,6 +22,7 @@ class Scale(ByChannel):
     """
 
     name: ClassVar[str] = "scale"
+    scaled: ClassVar[str | None] = "scale"
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
         """Serve every kind of layer."""

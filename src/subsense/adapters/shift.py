@@ -23,6 +23,7 @@ class Shift(ByChannel):
     """
 
     name: ClassVar[str] = "shift"
+    added: ClassVar[str | None] = "shift"
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
         """Serve every kind of layer."""

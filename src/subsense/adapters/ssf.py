@@ -25,6 +25,8 @@ class SSF(ByChannel):
     """
 
     name: ClassVar[str] = "ssf"
+    scaled: ClassVar[str | None] = "scale"
+    added: ClassVar[str | None] = "shift"
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
         """Serve every kind of layer."""
