@@ -66,6 +66,9 @@ class LoRA:
         inputs = shape[1:] if layer.out_axis == 0 else shape[:1]
         return {"down": (self.rank, *inputs), "up": (self.rank, layer.channels)}
 
+    def pair(self, layer: Layer, row: Mapping[str, Tensor]) -> None:
+        """Say that it does more than scale and shift channels."""
+
     def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
         """Draw A as `nn.Linear` draws its weight; B starts at zero."""
         if name == "down":

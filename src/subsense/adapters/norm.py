@@ -35,6 +35,9 @@ class Norm:
         """Name the differences of weight and, where its class has one, bias."""
         return {"weight": layer.features} | ({"bias": layer.features} if layer.bias else {})
 
+    def pair(self, layer: Layer, row: Mapping[str, Tensor]) -> None:
+        """Say that it does more than scale and shift channels."""
+
     def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
         """Start at zero: the identity."""
         bank.zero_()

@@ -75,6 +75,9 @@ def calibrate(
         LayerNeverCalled: a site that the network never reaches.
     """
     _check(rows=rows, rank=rank, positions=positions, chunk=chunk, ridge=ridge, held_out=held_out)
+    for adapter in robust.plan.adapters:
+        if not all(hasattr(adapter, part) for part in ("added", "basis", "rest", "solve")):
+            raise CalibrationError(f"calibrate: method {adapter.name!r} has no `solve`; train it")
     asked, started = robust.router.asked(combinations), time.process_time()
     with _seeded(seed):
         found = read_rows(robust.modalities, loader, rows, robust.banks.device)

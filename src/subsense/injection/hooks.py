@@ -16,8 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from subsense.adapters.affine import Recall
 from subsense.adapters.autograd import is_plain
-from subsense.adapters.base import Route
-from subsense.adapters.channels import ByChannel
+from subsense.adapters.base import Adapter, Mix, Route
 from subsense.errors import LayerNeverCalled, PlanError, UnsupportedLayer
 from subsense.injection.attention import AdaptedAttention
 from subsense.injection.banks import Banks
@@ -186,14 +185,18 @@ class Injection:
         if not isinstance(x, Tensor) or not layer.pays(x, self._dtype):
             return None
         mix = route.visit(site.key)
-        rows = [
-            (adapter, {name: mix.vector(bank) for name, bank in self.banks.of(site, adapter).items()})
-            for adapter in site.adapters
-        ]
-        self._folded = layer(x, rows, self.recalls.state(site.key))
+        sets = [(adapter, self._set(site, adapter, mix)) for adapter in site.adapters]
+        self._folded = layer(x, sets, self.recalls.state(site.key))
         if layer.keeps_output:
             self.recalls.watch(site.key, self._folded, Recall(output=True))
         return self._folded
+
+    def _set(self, site: Site, adapter: Adapter, mix: Mix) -> Mapping[str, Tensor]:
+        """Give the adapter set of a batch whose rows are alike."""
+        banks = self.banks.of(site, adapter)
+        if adapter in site.by_channel:
+            return {name: mix.vector(bank) for name, bank in banks.items()}
+        return adapter.merge({name: mix.rows(bank) for name, bank in banks.items()}, mix.weights)
 
     def is_folded(self, y: Any) -> bool:
         """Say whether an output is what `fold_in` has just given; once, since a layer may hand on what it got."""
@@ -276,7 +279,7 @@ class FoldedForward:
 def _folded_layer(site: Site, module: nn.Module) -> FoldedLayer | None:
     if site.layer.kind == "norm":
         return normalising_of(site.layer, module)
-    if site.layer.part or not all(isinstance(adapter, ByChannel) for adapter in site.adapters):
+    if site.layer.part or len(site.by_channel) < len(site.adapters):
         return None
     return scaling_of(site.layer, module)
 
