@@ -10,6 +10,7 @@ import subsense
 
 VERBS = {
     "adapt",
+    "calibrate",
     "collect_examples",
     "draw_present",
     "evaluate",
@@ -25,6 +26,7 @@ VERBS = {
 }
 NOUNS = {
     "AttentionClass",
+    "CalibrationReport",
     "Combination",
     "Constant",
     "Distill",
@@ -37,6 +39,7 @@ NOUNS = {
 }
 METHODS = {"BitFit", "LoRA", "Norm", "SSF", "Scale", "Shift"}
 ERRORS = {
+    "CalibrationError",
     "CheckpointError",
     "DamagedFile",
     "DataError",
@@ -80,7 +83,7 @@ HEAVY = {
     "yaml",
 }
 
-MOST_MODULES = 151
+MOST_MODULES = 161
 
 IMPORT = """
 import json, sys

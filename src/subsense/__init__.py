@@ -6,8 +6,10 @@ chosen at inference by what is present, and folded into plain networks for deplo
 
 from subsense.adapters import SSF, BitFit, LoRA, Norm, Scale, Shift
 from subsense.adapters.layers.declare import AttentionClass, LayerClass
+from subsense.calibration import CalibrationReport, calibrate
 from subsense.deployment.fold import fold, prepare
 from subsense.errors import (
+    CalibrationError,
     CheckpointError,
     DamagedFile,
     DataError,
@@ -51,6 +53,8 @@ __all__ = [
     "SSF",
     "AttentionClass",
     "BitFit",
+    "CalibrationError",
+    "CalibrationReport",
     "CheckpointError",
     "Combination",
     "Constant",
@@ -88,6 +92,7 @@ __all__ = [
     "UntrainedCombination",
     "WriteError",
     "adapt",
+    "calibrate",
     "collect_examples",
     "draw_present",
     "evaluate",

@@ -12,6 +12,7 @@ Every message says what was expected, what was found, where, and what to do::
     ├── UntrainedCombination  (LookupError)   no adapter set was trained for what is present
     ├── TrainingError         (RuntimeError)
     │   └── NonFiniteLoss                     NaN or infinity, with step and combination
+    ├── CalibrationError      (ValueError)    what was asked of `calibrate`
     ├── MetricError           (ValueError)
     ├── FoldError             (RuntimeError)  a set that cannot be folded or exported
     ├── CheckpointError       (ValueError)
@@ -71,6 +72,10 @@ class TrainingError(SubsenseError, RuntimeError):
 
 class NonFiniteLoss(TrainingError):
     """Report a loss of NaN or infinity; the last good state was kept."""
+
+
+class CalibrationError(SubsenseError, ValueError):
+    """Refuse what was asked of `calibrate`; the adapter sets are as they were."""
 
 
 class MetricError(SubsenseError, ValueError):

@@ -341,7 +341,8 @@ def _check_load(robust: RobustModel, inputs: Inputs) -> RobustModel:
         expected = output_tensors(robust(some))
         save(robust, folder)
         call = robust.call.function if robust.call.function is not None else None
-        loaded = load(folder, robust.detach(), call=call, fill=robust.fill.functions or None)
+        own = [type(adapter) for adapter in robust.plan.adapters]
+        loaded = load(folder, robust.detach(), call=call, fill=robust.fill.functions or None, methods=own)
         _assert_equal(loaded(some), expected, "saved and loaded, the output differs")
     return loaded
 

@@ -9,10 +9,12 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+import subsense as ss
 from subsense.errors import RecipeError
 from subsense.recipes.faults import part_in
 from subsense.recipes.reading import load_recipe, parse_recipe, shipped_recipes
-from subsense.recipes.run import make_layers, plan_network
+from subsense.recipes.run import fresh_network, make_layers, make_methods, plan_network
+from subsense.recipes.run.resolve import load_adapters
 from subsense.recipes.schema import Fit, Recipe
 from subsense.recipes.values import Choice
 from subsense.testing import CHANNEL_FIRST
@@ -98,6 +100,25 @@ def test_layer_classes_are_declared_as_in_python() -> None:
     )
     [layer] = make_layers(parse_recipe(GOOD, changes=[f"adapt.layers=[{declared}]"]))
     assert layer == CHANNEL_FIRST
+
+
+def test_an_adapter_of_ones_own_is_named_by_its_place(tmp_path: Path) -> None:
+    recipe = parse_recipe(GOOD, changes=["adapt.method={own_adapters:GroupScale: {size: 1}}"])
+    assert [method.words for method in recipe.adapt.method] == ["GroupScale (size 1)"]
+    planned = plan_network(recipe)
+    assert {adapter.name for site in planned.sites for adapter in site.adapters} == {"group-scale"}
+    network = fresh_network(recipe)
+    ss.save(
+        ss.adapt(
+            network, dict.fromkeys(("nw", "ne", "sw", "se"), "1 4 4"), method=make_methods(recipe), combinations=["nw"]
+        ),
+        tmp_path,
+    )
+    assert load_adapters(recipe, tmp_path, fresh_network(recipe)).plan.adapters == planned.adapters
+
+
+def test_a_place_that_holds_no_adapter_is_a_fault() -> None:
+    assert "Identity: expected a frozen dataclass" in " ".join(faults_of("adapt.method=[{torch.nn:Identity: {}}]"))
 
 
 def test_a_recipe_with_chosen_combinations_is_written_as_json() -> None:

@@ -1,4 +1,4 @@
-"""The contract of an adapter: plain options, and five pure functions of them."""
+"""The contract of an adapter: plain options, and pure functions of them; see docs/write-your-adapter.md."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from subsense.adapters.affine import Recall
 from subsense.adapters.layers.layer import Layer
+from subsense.adapters.regression import Problem, Solution
 
 Shapes = dict[str, tuple[int, ...]]
+Pair = tuple[Tensor | None, Tensor | None]
+"""gamma and beta of ``gamma y + beta``; None leaves that half out."""
 
 
 class Mix(Protocol):
@@ -28,7 +31,15 @@ class Mix(Protocol):
         ...
 
     def blend(self, bank: Tensor, like: Tensor, axis: int) -> Tensor:
-        """Mix a bank (bank row, *features) for each batch row; broadcastable to `like`, features from `axis` on."""
+        """Give `spread` of `pick`: a bank (bank row, *features) for each batch row, broadcastable to `like`."""
+        ...
+
+    def pick(self, bank: Tensor) -> Tensor:
+        """Mix a bank (bank row, ...) for each batch row: (batch, ...), or (1, ...) where they are alike."""
+        ...
+
+    def spread(self, values: Tensor, like: Tensor, axis: int) -> Tensor:
+        """Shape values of each batch row (row, *features), to broadcast to `like`, features from `axis` on."""
         ...
 
     def vector(self, bank: Tensor) -> Tensor:
@@ -37,6 +48,11 @@ class Mix(Protocol):
 
     def rows(self, bank: Tensor) -> Tensor:
         """Give the bank rows that matter for this batch: (active row, ...)."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
+        """Give the weights of `rows`, for a batch whose rows are alike: (active row,)."""
         ...
 
     def gates(self, like: Tensor, axis: int, rank: int, repeats: int = 1) -> Tensor:
@@ -64,8 +80,9 @@ class Route(Protocol):
 class Adapter(Protocol):
     """Be what one method does at one site.
 
-    An adapter is a frozen dataclass of its options. Its parameters are differences from the identity, so zeros change
-    nothing, sums make sense, and weight decay pulls to the untouched network.
+    An adapter is a frozen dataclass of its options (numbers, words, None), which are saved with what it trains. Its
+    parameters are differences from the identity, so zeros change nothing, sums make sense, and weight decay pulls to
+    the untouched network. `merge` and `fold` are differentiable: normalisation layers are trained through them.
     """
 
     name: ClassVar[str]
@@ -77,6 +94,18 @@ class Adapter(Protocol):
 
     def parameters(self, layer: Layer) -> Shapes:
         """Name the parameters of one bank row, with their shapes; raise `UnsupportedLayer` where it can't be right."""
+        ...
+
+    def pair(self, layer: Layer, row: Mapping[str, Tensor]) -> Pair | None:
+        """Give gamma and beta (..., *features), where ``gamma y + beta`` of an output y is all that the method does.
+
+        Such a method can be taken into a layer's weight and bias, which is faster. What it answers depends on the
+        layer alone: a pair, or None.
+
+        Args:
+            layer: the layer.
+            row: the parameters (..., *shape) of one set, or of several along the first axes.
+        """
         ...
 
     def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
@@ -99,14 +128,46 @@ class Adapter(Protocol):
         """Give the weight and bias of a plain layer that does the same as layer and adapter set."""
         ...
 
+    @property
+    def added(self) -> str | None:
+        """Name the parameter that is simply added to the output; None where the method has none."""
+        ...
 
-Rows = Sequence[tuple[Adapter, Mapping[str, Tensor]]]
-"""The adapters of a site in turn, each with the parameters that all rows of a batch have."""
+    def basis(self, layer: Layer, module: nn.Module, x: Tensor, own: Tensor, y: Tensor) -> tuple[Tensor, int]:
+        """Give what the effect on the output is linear in, and in how many groups of channels.
+
+        Args:
+            layer, module: the layer.
+            x: its input.
+            own: its own output.
+            y: what the adapter is given: that output, adapted by the methods before.
+
+        Returns:
+            A tensor shaped as the output, but with (group * feature) channels in the place of the features, flat.
+        """
+        ...
+
+    def rest(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give bank rows (row, ...) that do nothing, as near to these as can be."""
+        ...
+
+    def solve(self, problem: Problem) -> Solution:
+        """Give bank rows that bring the output nearest to its goal in the least squares."""
+        ...
+
+
+Sets = Sequence[tuple[Adapter, Mapping[str, Tensor]]]
+"""The adapters of a site in turn, each with the set that all rows of a batch have."""
 
 
 def weighted_sum(rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
     """Merge parameters which add up: (row, ...) and weights (row,)."""
     return {name: torch.einsum("r,r...->...", weights.to(bank), bank) for name, bank in rows.items()}
+
+
+def zeros(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give rows of zeros."""
+    return {name: torch.zeros_like(bank) for name, bank in rows.items()}
 
 
 def scale_outputs(layer: Layer, weight: Tensor, scale: Tensor) -> Tensor:

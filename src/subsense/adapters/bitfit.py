@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from subsense.adapters.base import Shapes
-from subsense.adapters.channels import ByChannel, Pair
+from subsense.adapters.base import Pair, Shapes
+from subsense.adapters.channels import ByChannel
 from subsense.adapters.layers.layer import Layer
 
 
@@ -22,6 +22,7 @@ class BitFit(ByChannel):
     """
 
     name: ClassVar[str] = "bitfit"
+    added: ClassVar[str | None] = "bias"
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
         """Serve layers that have a bias."""
@@ -31,6 +32,6 @@ class BitFit(ByChannel):
         """Name the bias's difference."""
         return {"bias": layer.features}
 
-    def pair(self, row: Mapping[str, Tensor]) -> Pair:
+    def pair(self, layer: Layer, row: Mapping[str, Tensor]) -> Pair:
         """Add the difference, which is what a layer with another bias gives."""
         return None, row["bias"]

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from subsense.adapters.affine import affine
-from subsense.adapters.base import Mix, scale_outputs, weighted_sum
+from subsense.adapters.base import Mix, Pair, scale_outputs, weighted_sum, zeros
 from subsense.adapters.layers.layer import Layer
-
-Pair = tuple[Tensor | None, Tensor | None]
-"""gamma and beta of ``gamma y + beta``; None leaves that half out."""
+from subsense.adapters.regression import Normal, Problem, Solution
+from subsense.errors import PlanError
 
 
 class ByChannel(ABC):
-    """Be a method that makes ``gamma y + beta`` of an output y, with a number of each for every channel."""
+    """Be a method that makes ``gamma y + beta`` of an output y, with a number of each for every channel.
+
+    A subclass says where it acts (`serves`), what it trains (`parameters`) and what gamma and beta are (`pair`); see
+    `subsense.adapters.base.Adapter`.
+
+    Attributes:
+        scaled, added: names of the parameters, one number for each channel, that multiply and that are added, so that
+            they can be solved in closed form; None: the method has none.
+    """
+
+    scaled: ClassVar[str | None] = None
+    added: ClassVar[str | None] = None
 
     @abstractmethod
-    def pair(self, row: Mapping[str, Tensor]) -> Pair:
-        """Give gamma and beta, shaped as the parameters are."""
+    def pair(self, layer: Layer, row: Mapping[str, Tensor]) -> Pair:
+        """Give gamma and beta (..., *features) of parameters (..., *shape)."""
 
     def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
         """Start at zero: the identity."""
@@ -31,7 +42,8 @@ class ByChannel(ABC):
         self, layer: Layer, module: nn.Module, bank: Mapping[str, Tensor], mix: Mix, x: Tensor, y: Tensor
     ) -> Tensor:
         """Scale and shift the output."""
-        gamma, beta = self.pair({name: mix.blend(one, y, layer.axis) for name, one in bank.items()})
+        pair = self.pair(layer, {name: mix.pick(one) for name, one in bank.items()})
+        gamma, beta = (None if one is None else mix.spread(one, y, layer.axis) for one in pair)
         return affine(x, y, gamma, beta, mix.recall)
 
     def merge(self, rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
@@ -42,8 +54,39 @@ class ByChannel(ABC):
         self, layer: Layer, row: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Scale weight and bias, then shift."""
-        gamma, beta = self.pair(row)
+        gamma, beta = self.pair(layer, row)
         return weight if gamma is None else scale_outputs(layer, weight, gamma), then((None, bias), (gamma, beta))[1]
+
+    def basis(self, layer: Layer, module: nn.Module, x: Tensor, own: Tensor, y: Tensor) -> tuple[Tensor, int]:
+        """Give the output: each channel is a group of its own."""
+        return flat_channels(y, layer), layer.channels
+
+    def rest(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give zeros."""
+        return zeros(rows)
+
+    def solve(self, problem: Problem) -> Solution:
+        """Regress what is left of each channel on it: scale and shift, or what of them there is."""
+        if set(problem.rows) - {self.scaled, self.added}:
+            raise PlanError(
+                f"{type(self).__name__}: its {', '.join(problem.rows)} can't be calibrated, since not all of it is named "
+                "by `scaled` and `added`; train it, or give it a `solve` of its own"
+            )
+        shifts = self.added in problem.rows
+        normal = Normal.of(problem.moments, problem.weights, problem.ridge, shifts)
+        theta = normal.solve() if self.scaled else torch.zeros_like(normal.right)
+        found = ((self.scaled, theta[:, :, 0, 0].T), (self.added, normal.shift(theta) if shifts else None))
+        return Solution({
+            name: values.unflatten(1, problem.layer.features)
+            for name, values in found
+            if name is not None and values is not None
+        })  # fmt: skip
+
+
+def flat_channels(y: Tensor, layer: Layer) -> Tensor:
+    """Bring features that take several axes onto one."""
+    axis = layer.axis % y.dim()
+    return y.flatten(axis, axis + len(layer.features) - 1)
 
 
 def then(first: Pair, second: Pair) -> Pair:

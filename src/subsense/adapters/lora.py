@@ -14,6 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from subsense.adapters.base import Mix, Shapes
 from subsense.adapters.layers.layer import Layer
+from subsense.adapters.low_rank import Factors, solve_low_rank
+from subsense.adapters.regression import Normal, Problem, Solution
 from subsense.errors import PlanError
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -38,6 +40,7 @@ class LoRA:
     rank: int = 4
     alpha: float | None = None
     name: ClassVar[str] = "lora"
+    added: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
@@ -62,6 +65,9 @@ class LoRA:
             return {"down": (self.rank, shape[0]), "up": (self.rank, layer.channels, *shape[2:])}
         inputs = shape[1:] if layer.out_axis == 0 else shape[:1]
         return {"down": (self.rank, *inputs), "up": (self.rank, layer.channels)}
+
+    def pair(self, layer: Layer, row: Mapping[str, Tensor]) -> None:
+        """Say that it does more than scale and shift channels."""
 
     def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
         """Draw A as `nn.Linear` draws its weight; B starts at zero."""
@@ -96,6 +102,71 @@ class LoRA:
         return weight + self.factor * (
             difference if layer.kind != "linear" or layer.out_axis == 0 else difference.T
         ), bias
+
+    def basis(self, layer: Layer, module: nn.Module, x: Tensor, own: Tensor, y: Tensor) -> tuple[Tensor, int]:
+        """Give the layer's own output; at grouped and transposed convolutions, patches of its input."""
+        if layer.kind == "transposed":
+            return _spread_patches(layer, module, x, own), layer.groups
+        if layer.groups > 1:
+            return _patches(layer, module, x), layer.groups
+        return own, 1
+
+    def rest(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give B of zeros; A stays, so that training can begin."""
+        return {"down": rows["down"], "up": torch.zeros_like(rows["up"])}
+
+    def solve(self, problem: Problem) -> Solution:
+        """Regress what is left on the basis, cut to the rank."""
+        moments = problem.moments
+        bias = problem.layer.bias.read(problem.module) if problem.layer.bias else None
+        if bias is not None and problem.layer.groups == 1 and problem.layer.kind != "transposed":
+            moments = [one.moved(bias.detach().double()[None]) for one in moments]  # A and B don't act on the bias
+        normal = Normal.of(moments, problem.weights, problem.ridge, problem.shifts)
+        rank = min(self.rank, problem.rank or self.rank)
+        factors, theta = solve_low_rank(normal, problem.layer, rank)
+        rows = {name: bank.double() for name, bank in problem.rows.items()}
+        rows["up"] = torch.zeros_like(rows["up"])
+        for row, found in enumerate(factors):
+            self._put(problem, found, rows["down"][row], rows["up"][row])
+        return Solution(rows, normal.shift(theta) if problem.shifts else None, idle=not theta.any())
+
+    def _put(self, problem: Problem, found: Factors, down: Tensor, up: Tensor) -> None:
+        """Write the factors of one bank row; where there are fewer than the rank, the start of the others stays."""
+        if not found.theta.any():
+            return
+        layer, outer = problem.layer, found.outer / self.factor
+        num = found.inner.shape[-1]
+        if layer.kind == "transposed":
+            down[:num] = found.inner.permute(2, 0, 1).flatten(1)
+            places = outer.unflatten(1, (num, -1)).permute(1, 0, 3, 2)
+            up[:num] = places.flatten(1, 2).view_as(up[:num])
+            return
+        inner = found.inner[0].T
+        if layer.groups == 1:
+            weight = layer.weight.read(problem.module)
+            assert weight is not None
+            inner = inner @ weight.detach().double().movedim(layer.out_axis, 0).flatten(1)
+        down[:num] = inner.view_as(down[:num])
+        up[:num] = outer.transpose(0, 1).flatten(1)
+
+
+def _patches(layer: Layer, module: nn.Module, x: Tensor) -> Tensor:
+    """Give what each output position of a convolution sees of each group: (..., group * feature, ...)."""
+    size = layer.weight.shape[1:]
+    features = math.prod(size)
+    every = torch.eye(features, dtype=x.dtype, device=x.device).view(features, *size)
+    return _through(module, x, every.repeat(layer.groups, *[1] * len(size)))
+
+
+def _spread_patches(layer: Layer, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Give what each output position of a transposed convolution gets by each place of its kernel."""
+    assert isinstance(module, _ConvNd)
+    inputs, kernel = layer.weight.shape[0] // layer.groups, layer.weight.shape[2:]
+    features = inputs * math.prod(kernel)
+    every = torch.eye(features, dtype=x.dtype, device=x.device).view(features, inputs, *kernel).transpose(0, 1)
+    spread = _TRANSPOSED[len(kernel)]
+    where = module.stride, module.padding, _output_padding(module, x, y), layer.groups, module.dilation
+    return spread(x, every.repeat(layer.groups, 1, *[1] * len(kernel)), None, *where)
 
 
 def _linear(layer: Layer, module: nn.Module, down: Tensor, up: Tensor, mix: Mix, x: Tensor, y: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from subsense.adapters.base import Mix, Shapes, weighted_sum
+from subsense.adapters.base import Mix, Shapes, weighted_sum, zeros
+from subsense.adapters.channels import flat_channels
 from subsense.adapters.layers.layer import Layer
+from subsense.adapters.regression import Normal, Problem, Solution
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Norm:
     """
 
     name: ClassVar[str] = "norm"
+    added: ClassVar[str | None] = "bias"
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
         """Serve normalisation layers that have a weight."""
@@ -31,6 +34,9 @@ class Norm:
     def parameters(self, layer: Layer) -> Shapes:
         """Name the differences of weight and, where its class has one, bias."""
         return {"weight": layer.features} | ({"bias": layer.features} if layer.bias else {})
+
+    def pair(self, layer: Layer, row: Mapping[str, Tensor]) -> None:
+        """Say that it does more than scale and shift channels."""
 
     def start(self, name: str, bank: Tensor, generator: torch.Generator) -> None:
         """Start at zero: the identity."""
@@ -55,6 +61,21 @@ class Norm:
         if "bias" not in row:
             return weight + row["weight"], bias
         return weight + row["weight"], row["bias"] if bias is None else bias + row["bias"]
+
+    def basis(self, layer: Layer, module: nn.Module, x: Tensor, own: Tensor, y: Tensor) -> tuple[Tensor, int]:
+        """Give the normalised input: each channel is a group of its own."""
+        return flat_channels(_normalised(layer, module, x), layer), layer.channels
+
+    def rest(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give zeros."""
+        return zeros(rows)
+
+    def solve(self, problem: Problem) -> Solution:
+        """Regress what is left of each channel on the normalised input."""
+        normal = Normal.of(problem.moments, problem.weights, problem.ridge, "bias" in problem.rows)
+        theta = normal.solve()
+        found = {"weight": theta[:, :, 0, 0].T} | ({"bias": normal.shift(theta)} if "bias" in problem.rows else {})
+        return Solution({name: values.unflatten(1, problem.layer.features) for name, values in found.items()})
 
 
 def _normalised(layer: Layer, module: nn.Module, x: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from subsense.adapters.base import Shapes
-from subsense.adapters.channels import ByChannel, Pair
+from subsense.adapters.base import Pair, Shapes
+from subsense.adapters.channels import ByChannel
 from subsense.adapters.layers.layer import Layer
 
 
@@ -22,6 +22,7 @@ class Scale(ByChannel):
     """
 
     name: ClassVar[str] = "scale"
+    scaled: ClassVar[str | None] = "scale"
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
         """Serve every kind of layer."""
@@ -31,6 +32,6 @@ class Scale(ByChannel):
         """Name a scale."""
         return {"scale": layer.features}
 
-    def pair(self, row: Mapping[str, Tensor]) -> Pair:
+    def pair(self, layer: Layer, row: Mapping[str, Tensor]) -> Pair:
         """Scale."""
         return 1 + row["scale"], None

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from subsense.adapters.base import Shapes
-from subsense.adapters.channels import ByChannel, Pair
+from subsense.adapters.base import Pair, Shapes
+from subsense.adapters.channels import ByChannel
 from subsense.adapters.layers.layer import Layer
 from subsense.errors import UnsupportedLayer
 
@@ -23,6 +23,7 @@ class Shift(ByChannel):
     """
 
     name: ClassVar[str] = "shift"
+    added: ClassVar[str | None] = "shift"
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
         """Serve every kind of layer."""
@@ -37,6 +38,6 @@ class Shift(ByChannel):
             )
         return {"shift": layer.features}
 
-    def pair(self, row: Mapping[str, Tensor]) -> Pair:
+    def pair(self, layer: Layer, row: Mapping[str, Tensor]) -> Pair:
         """Shift."""
         return None, row["shift"]

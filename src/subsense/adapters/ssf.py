@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from subsense.adapters.base import Shapes
-from subsense.adapters.channels import ByChannel, Pair
+from subsense.adapters.base import Pair, Shapes
+from subsense.adapters.channels import ByChannel
 from subsense.adapters.layers.layer import Layer
 
 
@@ -25,6 +25,8 @@ class SSF(ByChannel):
     """
 
     name: ClassVar[str] = "ssf"
+    scaled: ClassVar[str | None] = "scale"
+    added: ClassVar[str | None] = "shift"
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
         """Serve every kind of layer."""
@@ -34,6 +36,6 @@ class SSF(ByChannel):
         """Name a scale, and a shift where the layer can hold one."""
         return {"scale": layer.features} | ({"shift": layer.features} if layer.bias else {})
 
-    def pair(self, row: Mapping[str, Tensor]) -> Pair:
+    def pair(self, layer: Layer, row: Mapping[str, Tensor]) -> Pair:
         """Scale and shift."""
         return 1 + row["scale"], row.get("shift")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import Tensor, nn
 
-from subsense.adapters import to_json
+from subsense.adapters import words_of
 from subsense.errors import InputError, closest
 from subsense.evaluation import metrics
 from subsense.evaluation.results import AdapterFacts, Column, NetworkFacts, Results, Row
@@ -277,19 +277,13 @@ def adapter_facts(robust: RobustModel) -> AdapterFacts:
     """Say what adapters a model has, as results do."""
     fill = robust.fill.spec
     return AdapterFacts(
-        method=" + ".join(_method(**options) for options in to_json(robust.plan.adapters)),
+        method=" + ".join(map(words_of, robust.plan.adapters)),
         sharing=robust.sharing,
         fill=fill if isinstance(fill, str) else ", ".join(f"{name}: {kind}" for name, kind in fill.items()),
         num_per_row=robust.plan.parameters_per_row,
         num_rows=len(robust.router.row_names),
         num_total=sum(parameter.numel() for parameter in robust.adapter_parameters().values()),
     )
-
-
-def _method(name: str, **options: Any) -> str:
-    """Write a method with the options it was given: ``lora (rank 2)``."""
-    given = ", ".join(f"{option} {value}" for option, value in options.items() if value is not None)
-    return f"{name} ({given})" if given else name
 
 
 def versions() -> dict[str, str]:

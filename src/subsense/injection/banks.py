@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from subsense.adapters.base import Adapter
-from subsense.adapters.channels import ByChannel
 from subsense.injection.planning import Plan, Site
 from subsense.modalities.names import attribute_name
 
@@ -34,7 +33,7 @@ class Banks(nn.Module):
             attribute = attribute_name(name)
             self.register_parameter(attribute, nn.Parameter(tensors[name].to(device)))
             self._attributes.setdefault((site.key, adapter.name), {})[parameter] = attribute
-            if isinstance(adapter, ByChannel):
+            if adapter in site.by_channel:
                 self._by_channel.append(attribute)
 
     @property

@@ -5,7 +5,7 @@ Hooks leave classes, weights and `state_dict` alone, and come off without a trac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from subsense.adapters.affine import Recall
 from subsense.adapters.autograd import is_plain
-from subsense.adapters.base import Route
-from subsense.adapters.channels import ByChannel
+from subsense.adapters.base import Adapter, Mix, Route
 from subsense.errors import LayerNeverCalled, PlanError, UnsupportedLayer
 from subsense.injection.attention import AdaptedAttention
 from subsense.injection.banks import Banks
@@ -29,6 +28,8 @@ from subsense.injection.scaled_norm import Normalising, normalising_of
 
 Observed = dict[str, list[Tensor]]
 """Site -> its outputs, one for each time it was called."""
+Visitor = Callable[[Site, nn.Module, Tensor, Tensor], Tensor]
+"""(site, its layer, input, the layer's own output) -> what is handed on in its place."""
 
 
 class Injection:
@@ -49,6 +50,7 @@ class Injection:
         self._handles: list[RemovableHandle] = []
         self._route: Route | None = None
         self._observed: Observed | None = None
+        self._visitor: Visitor | None = None
         self._busy = False
         self._folded: Tensor | None = None
         self._folds, self._dtype = False, banks.dtype
@@ -111,6 +113,17 @@ class Injection:
         finally:
             self._observed = None
 
+    @contextmanager
+    def visited(self, visitor: Visitor) -> Iterator[None]:
+        """Let a visitor say what each site gives, in the place of its adapters; `PlanError` where they are detached."""
+        if not self.attached:
+            raise PlanError(f"{type(self.network).__name__} was detached, so no adapter can act; adapt it again")
+        self._visitor = visitor
+        try:
+            yield
+        finally:
+            self._visitor = None
+
     def check_called(self, calls: Mapping[str, Any]) -> None:
         """Raise `LayerNeverCalled` for sites that a forward did not reach."""
         silent = [site.layer.path for site in self.plan.sites if site.key not in calls]
@@ -125,7 +138,9 @@ class Injection:
         """Give a site's adapted output from its input and output; `alone`: no one else has seen the output."""
         if self._busy:
             return y
-        if self._route is None:
+        if self._visitor is not None:
+            y = self._visit(self._visitor, site, module, x, y)
+        elif self._route is None:
             _check_not_recomputing(site)
         else:
             y = self._act(self._route, site, module, x, y, alone)
@@ -138,6 +153,14 @@ class Injection:
         self._busy = True
         try:
             return self._chain(route, site, module, x, y, alone)
+        finally:
+            self._busy = False
+
+    def _visit(self, visitor: Visitor, site: Site, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        _check_tensors(site, x, y)
+        self._busy = True
+        try:
+            return visitor(site, module, x, y)
         finally:
             self._busy = False
 
@@ -162,14 +185,18 @@ class Injection:
         if not isinstance(x, Tensor) or not layer.pays(x, self._dtype):
             return None
         mix = route.visit(site.key)
-        rows = [
-            (adapter, {name: mix.vector(bank) for name, bank in self.banks.of(site, adapter).items()})
-            for adapter in site.adapters
-        ]
-        self._folded = layer(x, rows, self.recalls.state(site.key))
+        sets = [(adapter, self._set(site, adapter, mix)) for adapter in site.adapters]
+        self._folded = layer(x, sets, self.recalls.state(site.key))
         if layer.keeps_output:
             self.recalls.watch(site.key, self._folded, Recall(output=True))
         return self._folded
+
+    def _set(self, site: Site, adapter: Adapter, mix: Mix) -> Mapping[str, Tensor]:
+        """Give the adapter set of a batch whose rows are alike."""
+        banks = self.banks.of(site, adapter)
+        if adapter in site.by_channel:
+            return {name: mix.vector(bank) for name, bank in banks.items()}
+        return adapter.merge({name: mix.rows(bank) for name, bank in banks.items()}, mix.weights)
 
     def is_folded(self, y: Any) -> bool:
         """Say whether an output is what `fold_in` has just given; once, since a layer may hand on what it got."""
@@ -252,7 +279,7 @@ class FoldedForward:
 def _folded_layer(site: Site, module: nn.Module) -> FoldedLayer | None:
     if site.layer.kind == "norm":
         return normalising_of(site.layer, module)
-    if site.layer.part or not all(isinstance(adapter, ByChannel) for adapter in site.adapters):
+    if site.layer.part or len(site.by_channel) < len(site.adapters):
         return None
     return scaling_of(site.layer, module)
 

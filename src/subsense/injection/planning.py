@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from math import prod
 
+import torch
 from torch import nn
 
 from subsense.adapters import Adapter, Method, parse_method
@@ -38,6 +40,11 @@ class Site:
         """Name the site."""
         return self.layer.key
 
+    @cached_property
+    def by_channel(self) -> tuple[Adapter, ...]:
+        """Give the adapters which do no more than scale and shift channels; see `Adapter.pair`."""
+        return tuple(adapter for adapter, shapes in self.adapters.items() if _has_pair(self.layer, adapter, shapes))
+
     @property
     def num_parameters(self) -> int:
         """Count the parameters of one bank row."""
@@ -50,6 +57,17 @@ class Site:
             f"{adapter.name} ({', '.join(shapes)})" if len(shapes) == 1 and adapter.name not in _ALONE else adapter.name
             for adapter, shapes in self.adapters.items()
         )
+
+
+def _has_pair(layer: Layer, adapter: Adapter, shapes: Shapes) -> bool:
+    pair = adapter.pair(layer, {name: torch.zeros(shape) for name, shape in shapes.items()})
+    for one in pair or ():
+        if one is not None and one.shape != layer.features:
+            raise PlanError(
+                f"{layer.key} ({layer.class_name}): method {adapter.name!r} gave a gamma or beta of shape "
+                f"{tuple(one.shape)} in pair(), but the layer's features are {layer.features}"
+            )
+    return pair is not None
 
 
 _ALONE = frozenset({"scale", "shift", "bitfit"})

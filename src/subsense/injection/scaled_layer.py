@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from subsense.adapters.affine import SMALLEST, sums
 from subsense.adapters.autograd import apply
-from subsense.adapters.base import Rows
-from subsense.adapters.channels import ByChannel, Pair, then
+from subsense.adapters.base import Pair, Sets
+from subsense.adapters.channels import then
 from subsense.adapters.layers.layer import Layer
 from subsense.injection.saved_outputs import State
 
@@ -59,9 +59,9 @@ class Scaling:
             return False
         return LARGE <= self._made(x) >= weight.numel()
 
-    def __call__(self, x: Tensor, rows: Rows, state: State) -> Tensor:
+    def __call__(self, x: Tensor, sets: Sets, state: State) -> Tensor:
         """Give the adapted output, with the same bits whatever is known of it."""
-        gamma, beta = self._pair(rows)
+        gamma, beta = self._pair(sets)
         if gamma is None or not torch.is_grad_enabled() or not gamma.requires_grad:
             return self.compute(x, gamma, beta)
         again = torch.linalg.vector_norm(gamma.detach(), -inf).item() <= SMALLEST
@@ -87,12 +87,13 @@ class Scaling:
         weight: Tensor = self.module._parameters["weight"]  # past `Module.__getattr__`, since it is asked often
         return weight
 
-    def _pair(self, rows: Rows) -> Pair:
+    def _pair(self, sets: Sets) -> Pair:
         """Give what the adapters together make of the output."""
         pair: Pair = None, None
-        for adapter, row in rows:
-            assert isinstance(adapter, ByChannel)
-            pair = then(pair, adapter.pair(row))
+        for adapter, one in sets:
+            found = adapter.pair(self.layer, one)
+            assert found is not None  # see `Site.by_channel`
+            pair = then(pair, found)
         return pair
 
     def _made(self, x: Tensor) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from subsense.adapters.base import Rows
+from subsense.adapters.base import Sets
 from subsense.adapters.layers.layer import Layer
 from subsense.injection.saved_outputs import State
 
@@ -41,13 +41,13 @@ class Normalising:
         """Say whether it is right for an input: in another precision the pair would be rounded."""
         return x.dtype == dtype
 
-    def __call__(self, x: Tensor, rows: Rows, state: State) -> Tensor:
+    def __call__(self, x: Tensor, sets: Sets, state: State) -> Tensor:
         """Normalise."""
         own, layer = self.layer.weight.read(self.module), self.layer
-        weight = next(iter(rows[0][1].values())).new_ones(layer.features) if own is None else own
+        weight = next(iter(sets[0][1].values())).new_ones(layer.features) if own is None else own
         bias = layer.bias.read(self.module) if layer.bias else None
-        for adapter, row in rows:
-            weight, bias = adapter.fold(layer, row, weight, bias)
+        for adapter, one in sets:
+            weight, bias = adapter.fold(layer, one, weight, bias)
         return self.run(self.module, x, weight, bias)
 
 

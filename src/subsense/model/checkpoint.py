@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,7 @@ def load(
     modalities: Mapping[str, AxisSpec] | None = None,
     call: CallSpec | None = None,
     fill: Mapping[str, FillFunction] | FillFunction | None = None,
+    methods: Sequence[type[Any]] = (),
     untrained: str | None = None,
 ) -> RobustModel:
     """Load adapter sets for the network they were trained on.
@@ -110,6 +111,8 @@ def load(
         modalities: what they are expected to be; None: whatever was saved.
         call: needed where the network is called by a function, which can't be saved.
         fill: needed where a modality is filled by a function: modality -> function, or one for all of those.
+        methods: the classes of adapters of one's own that were saved; a file names them, but no code is imported
+            because a file says so.
         untrained: another policy than the saved one.
 
     A folder that anybody else made can do no harm: nothing outside it is read, no code in it runs, and no more is read
@@ -142,7 +145,7 @@ def load(
     manifest = _read_manifest(folder)
     declared = _modalities(folder, manifest, modalities)
     _check_network(folder, manifest, network)
-    method, layers = _method(folder, manifest), _layers(manifest, network)
+    method, layers = _method(folder, manifest, methods), _layers(manifest, network)
     fills = _fills(folder, manifest, fill)
     planned = plan(network, method, include=manifest.sites, layers=layers)
     tensors = _read_tensors(folder, manifest, _expected(manifest, planned, declared, fills, bank_dtype(network)))
@@ -249,10 +252,12 @@ def _check_tensors(folder: Path, found: Mapping[str, tuple[tuple[int, ...], str]
             )
 
 
-def _method(folder: Path, manifest: Manifest) -> tuple[Adapter, ...]:
+def _method(folder: Path, manifest: Manifest, own: Sequence[type[Any]]) -> tuple[Adapter, ...]:
     try:
-        return from_json(manifest.method)
-    except (KeyError, TypeError, PlanError):
+        return from_json(manifest.method, own)
+    except PlanError as error:
+        raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
+    except (KeyError, TypeError):
         raise CheckpointError(
             f"{folder / MANIFEST}: method {manifest.method} is none that this version of subsense knows; "
             f"it was written by {manifest.subsense}"

@@ -15,7 +15,7 @@ from subsense.adapters import Adapter
 from subsense.errors import InputError
 from subsense.injection.banks import Banks
 from subsense.injection.fused_attention import plain_attention
-from subsense.injection.hooks import Injection
+from subsense.injection.hooks import Injection, Visitor
 from subsense.injection.planning import Plan, Site
 from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.calling import Call
@@ -166,6 +166,12 @@ class RobustModel(nn.Module):
             with torch.no_grad(), self.injection.observing() as observed:
                 self._adapted(filled, self.router.uniform(served, batch.device))
         return observed
+
+    def visit(self, batch: Batch, visitor: Visitor) -> Any:
+        """Run the network on a checked batch, without gradients; a visitor says what each site gives, in turn."""
+        self._before.check_modes()
+        with self._guard.hold(), torch.no_grad(), plain_attention(), self.injection.visited(visitor):
+            return self.call(self.network, self.modalities, self.fill(batch))
 
     def filled(self, network: nn.Module) -> FilledNetwork:
         """Put another network behind the same fill and the same call, without adapters: a baseline."""

@@ -17,7 +17,7 @@ from pydantic import (
     field_validator,
 )
 
-from subsense.adapters import METHODS
+from subsense.adapters import METHODS, parse_method
 from subsense.adapters.layers.declare import DECLARATIONS
 from subsense.data import DATASETS
 from subsense.evaluation.metrics import METRICS
@@ -79,24 +79,29 @@ class DataPart(Group):
         return options
 
 
-class Method(Choice):
-    """Name an adapter method, with options."""
+METHOD_PLACES = {name: f"{method.__module__}:{method.__qualname__}" for name, method in METHODS.items()}
 
-    name: Annotated[str, name_in("method", METHODS)]
+
+class Method(Choice):
+    """Name an adapter method, or the `package.module:Class` of one, with options."""
+
+    name: Annotated[str, place_in("method", METHOD_PLACES)]
 
     @field_validator("options")
     @classmethod
     def _fit(cls, options: Options, info: ValidationInfo) -> Options:
         if name := info.data.get("name"):
-            check_options(METHODS[name], options)
-            check_values(METHODS[name], options)
+            method = import_place(METHOD_PLACES.get(name, name))
+            check_options(method, options)
+            check_values(lambda **given: parse_method(method(**given)), options)
         return options
 
     @property
     def words(self) -> str:
         """Write the method with its options: ``lora (rank 2)``."""
         options = ", ".join(f"{option} {value}" for option, value in self.options.items())
-        return f"{self.name} ({options})" if options else self.name
+        name = self.name.rpartition(":")[2]
+        return f"{name} ({options})" if options else name
 
 
 class DeclaredClass(Choice):

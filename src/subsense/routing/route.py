@@ -71,9 +71,20 @@ class RouteMix:
         """Give the same mix with another recall."""
         return replace(self, recall=recall)
 
+    def pick(self, bank: Tensor) -> Tensor:
+        """Mix a bank (bank row, ...) for each batch row: (batch, ...), or (1, ...) where they are alike."""
+        picked = self.route.picked.get(id(bank))
+        return self.route.choice.of(bank) if picked is None else picked
+
+    def spread(self, values: Tensor, like: Tensor, axis: int) -> Tensor:
+        """Shape values of each batch row (row, *features), to broadcast to `like`, features from `axis` on."""
+        if self.placement is None:
+            return _shaped(values, like, axis, values.dim() - 1, None)
+        return self.placement.spread(values, like, axis, values.dim() - 1)
+
     def blend(self, bank: Tensor, like: Tensor, axis: int) -> Tensor:
-        """Mix a bank (bank row, *features) for each batch row; broadcastable to `like`."""
-        return self._place(self._pick(bank), like, axis, bank.dim() - 1)
+        """Give `spread` of `pick`."""
+        return self.spread(self.pick(bank), like, axis)
 
     def vector(self, bank: Tensor) -> Tensor:
         """Mix a bank (bank row, *features) for a batch whose rows are alike: (*features)."""
@@ -87,22 +98,22 @@ class RouteMix:
 
     def gates(self, like: Tensor, axis: int, rank: int, repeats: int = 1) -> Tensor:
         """Give each batch row's weights of the active rows, broadcastable to `like`."""
+        wide = self._active.repeat_interleave(rank, 1).repeat(1, repeats)
+        return self.spread(wide, like, axis).to(like.dtype)
+
+    @property
+    def weights(self) -> Tensor:
+        """Give the weights of `rows`, for a batch whose rows are alike: (active row,)."""
+        return self._active[0]
+
+    @property
+    def _active(self) -> Tensor:
+        """Give each batch row's weights of the bank rows that matter: (batch, active row), (1, active row)."""
         weights = self.route.weights
-        active = weights if self._chosen is None else weights.new_ones(1, 1)
-        wide = active.repeat_interleave(rank, 1).repeat(1, repeats)
-        return self._place(wide, like, axis, 1).to(like.dtype)
+        return weights if self._chosen is None else weights.new_ones(1, 1)
 
     @property
     def _chosen(self) -> Tensor | None:
         """Give the one bank row (1,) that all batch rows use, where that is so."""
         choice = self.route.choice
         return choice.index if choice.row is not None else None
-
-    def _pick(self, bank: Tensor) -> Tensor:
-        picked = self.route.picked.get(id(bank))
-        return self.route.choice.of(bank) if picked is None else picked
-
-    def _place(self, values: Tensor, like: Tensor, axis: int, num_features: int) -> Tensor:
-        if self.placement is None:
-            return _shaped(values, like, axis, num_features, None)
-        return self.placement.spread(values, like, axis, num_features)

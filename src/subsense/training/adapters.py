@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from subsense.errors import ModalityError, TrainingError
+from subsense.errors import TrainingError
 from subsense.evaluation.metrics import Measure, build
-from subsense.modalities import Combination, CombinationLike
+from subsense.modalities import CombinationLike
 from subsense.model.robust import RobustModel
 from subsense.training.loop import fit
 from subsense.training.losses import Distill, Loss, Objective, Select, make_objective
@@ -119,7 +119,7 @@ def train(
         accumulate=accumulate, precision=precision, dropout=dropout, seed=seed, patience=patience,
         folder=folder, resume=resume, save_every=save_every, progress=progress, log_with=log_with,
     )  # fmt: skip
-    asked = _asked(robust, combinations)
+    asked = robust.router.asked(combinations)
     _check_strategy(robust, strategy, weights)
     objective = make_objective(loss, teacher_of(robust), select)
     check_loader("loader", loader, schedule)
@@ -153,17 +153,6 @@ def make_validation(
         return None
     check_loader("val_loader", val_loader)
     return Validation(val_loader, objective, measure, select)
-
-
-def _asked(robust: RobustModel, combinations: Iterable[CombinationLike] | None) -> tuple[Combination, ...]:
-    if combinations is None:
-        return tuple(robust.combinations)
-    asked = robust.modalities.select(combinations)
-    if lacking := [str(one) for one in asked if one not in robust.combinations]:
-        having = ", ".join(map(str, robust.combinations))
-        raise ModalityError(f"combinations: {', '.join(lacking)} have no adapters; those that have are {having}; "
-                            "adapt(combinations=...) chooses them")  # fmt: skip
-    return asked
 
 
 def _check_strategy(robust: RobustModel, strategy: str, weights: object) -> None:

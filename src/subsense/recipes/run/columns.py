@@ -20,7 +20,7 @@ from subsense.recipes.progress import note
 from subsense.recipes.run.cache import Cell, Shelf
 from subsense.recipes.run.job import Job
 from subsense.recipes.run.network_file import read_weights, write_weights
-from subsense.recipes.run.resolve import fresh_network, make_call
+from subsense.recipes.run.resolve import fresh_network, load_adapters
 from subsense.recipes.run.train import adapt_network, fit_settings, pretrained
 from subsense.recipes.schema import Contender, Fit, Recipe
 
@@ -179,8 +179,7 @@ def load_or_train(job: Job, shelf: Shelf, name: str) -> ss.RobustModel:
         ss.save(robust, folder)
         rmtree(state)
         robust.detach()
-    call = make_call(job.recipe)
-    return ss.load(folder, network, call=call if callable(call) else None)
+    return load_adapters(job.recipe, folder, network)
 
 
 def facts_of(bench: Bench, column: Column) -> AdapterFacts:

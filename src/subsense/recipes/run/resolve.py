@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ from torch import nn
 
 import subsense as ss
 from subsense import zoo
-from subsense.adapters import METHODS, Adapter
+from subsense.adapters import Adapter
 from subsense.adapters.layers.declare import DECLARATIONS, Declaration
 from subsense.modalities.calling import CallSpec
 from subsense.recipes.losses import LOSSES
-from subsense.recipes.schema import Loss, Recipe
+from subsense.recipes.schema import METHOD_PLACES, Loss, Recipe
 from subsense.support.factories import call_factory, import_factory
 
 
@@ -38,7 +39,14 @@ def make_loss(loss: Loss) -> Any:
 
 def make_methods(recipe: Recipe) -> list[Adapter]:
     """Make the methods that a recipe names."""
-    return [METHODS[method.name](**method.options) for method in recipe.adapt.method]
+    return [import_factory(METHOD_PLACES.get(one.name, one.name))(**one.options) for one in recipe.adapt.method]
+
+
+def load_adapters(recipe: Recipe, folder: Path, network: nn.Module) -> ss.RobustModel:
+    """Load adapter sets, with what of a recipe is no plain data: the function that calls the network, its methods."""
+    call = make_call(recipe)
+    own = [type(method) for method in make_methods(recipe)]
+    return ss.load(folder, network, call=call if callable(call) else None, methods=own)
 
 
 def make_layers(recipe: Recipe) -> list[Declaration]:

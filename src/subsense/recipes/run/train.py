@@ -15,7 +15,7 @@ from subsense.recipes.progress import note
 from subsense.recipes.run.fills import make_fill
 from subsense.recipes.run.job import Job, open_job
 from subsense.recipes.run.network_file import read_weights, write_weights
-from subsense.recipes.run.resolve import fresh_network, make_call, make_layers, make_loss, make_methods
+from subsense.recipes.run.resolve import fresh_network, load_adapters, make_call, make_layers, make_loss, make_methods
 from subsense.recipes.schema import Fit, Recipe
 from subsense.training import TrainingReport, baselines
 
@@ -127,8 +127,7 @@ def load_sets(job: Job, network: nn.Module) -> ss.RobustModel:
             f"{job.adapters}: trained by a recipe with another seed, adapt or train; run `subsense train` again, or "
             "choose another --output"
         )
-    call = make_call(job.recipe)
-    return ss.load(job.adapters, network, call=call if callable(call) else None)
+    return load_adapters(job.recipe, job.adapters, network)
 
 
 def open_model(
