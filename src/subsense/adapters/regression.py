@@ -47,7 +47,7 @@ class Moments:
         tensor([[[2.]]], dtype=torch.float64)
         """
         wide = z.double().unflatten(1, (groups, -1)), r.double().unflatten(1, (groups, -1))
-        sums = *(one.sum(0) for one in wide), *_products(*wide), wide[1].square().sum(0)
+        sums = wide[0].sum(0), wide[1].sum(0), *_products(*wide), wide[1].square().sum(0)
         if not all(bool(one.sum().isfinite()) for one in sums):
             finite = (z.sum(1) + r.sum(1)).isfinite()
             if not finite.all():

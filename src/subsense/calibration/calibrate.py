@@ -73,6 +73,22 @@ def calibrate(
         InputError: a loader without a complete row, or batches of another form.
         ModalityError: an unknown combination, or one that has no adapters.
         LayerNeverCalled: a site that the network never reaches.
+
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 3)
+    ...         self.head = nn.Linear(3, 2)
+    ...
+    ...     def forward(self, left, right):
+    ...         return self.head(torch.tanh(self.a(left) + self.b(right)))
+    >>> import subsense as ss
+    >>> robust = ss.adapt(Sum(), {"left": "4", "right": "6"})
+    >>> report = ss.calibrate(robust, [{"left": torch.randn(32, 4), "right": torch.randn(32, 6)}], progress=False)
+    >>> report.rows, report.held_out, report.combinations
+    (26, 6, ('left', 'right'))
+    >>> robust.eval()({"left": torch.randn(5, 4)}).shape
+    torch.Size([5, 2])
     """
     _check(rows=rows, rank=rank, positions=positions, chunk=chunk, ridge=ridge, held_out=held_out)
     for adapter in robust.plan.adapters:

@@ -13,8 +13,8 @@ NOTHING = 0.02
 """Of the output's variance: what loses less needs nothing."""
 LITTLE = 0.25
 """Of what is lost: a combination of which less comes back is beyond an adapter."""
-MORE = 0.05
-"""Of what is lost: so much more than scale and shift makes rank worth it."""
+MORE = 0.15
+"""Of what a map gets back: so much more than scale and shift makes rank worth it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class CalibrationReport:
             return "needs nothing"
         if max(output.recovered, 0.0) < LITTLE and sites.linear < LITTLE:
             return "beyond an adapter"
-        return "needs rank" if sites.low_rank - sites.channels > MORE else "scale and shift do"
+        more = sites.low_rank - sites.channels
+        return "needs rank" if more > MORE * max(sites.linear, sites.low_rank) else "scale and shift do"
 
     def as_dict(self) -> dict[str, Any]:
         """Give everything as JSON data."""
