@@ -69,8 +69,8 @@ class ByChannel(ABC):
         """Regress what is left of each channel on it: scale and shift, or what of them there is."""
         if set(problem.rows) - {self.scaled, self.added}:
             raise PlanError(
-                f"{type(self).__name__}: its {', '.join(problem.rows)} can't be calibrated, since not all of it is named "
-                "by `scaled` and `added`; train it, or give it a `solve` of its own"
+                f"{type(self).__name__}: its {', '.join(problem.rows)} can't be calibrated, since not all of it is "
+                "named by `scaled` and `added`; train it, or give it a `solve` of its own"
             )
         shifts = self.added in problem.rows
         normal = Normal.of(problem.moments, problem.weights, problem.ridge, shifts)
