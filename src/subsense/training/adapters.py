@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from subsense.errors import ModalityError, TrainingError
+from subsense.errors import TrainingError
 from subsense.evaluation.metrics import Measure, build
-from subsense.modalities import Combination, CombinationLike
+from subsense.modalities import Combination, CombinationLike, Wanted
 from subsense.model.robust import RobustModel
 from subsense.training.loop import fit
 from subsense.training.losses import Distill, Loss, Objective, Select, make_objective
@@ -31,7 +31,7 @@ def train(
     *,
     loss: Loss | Distill | Literal["distill"],
     strategy: Literal["joint", "separate"] = "joint",
-    combinations: Iterable[CombinationLike] | None = None,
+    combinations: Wanted | None = None,
     weights: Mapping[CombinationLike, float] | None = None,
     select: Select | None = None,
     val_loader: Any = None,
@@ -128,7 +128,8 @@ def train(
     parts = tuple(Part(group, Drawer(robust.modalities, group, weights)) for group in groups)
     facts = {"strategy": strategy, "network": robust.network_fingerprint()} if folder else {}
     report = fit(Run(Adapters(robust, dropout), loader, objective, parts, options, validation, facts))
-    robust.mark_trained(one for one in asked if report.rows[str(one)])
+    if trained := [one for one in asked if report.rows[str(one)]]:
+        robust.mark_trained(trained)
     return report
 
 
@@ -155,15 +156,8 @@ def make_validation(
     return Validation(val_loader, objective, measure, select)
 
 
-def _asked(robust: RobustModel, combinations: Iterable[CombinationLike] | None) -> tuple[Combination, ...]:
-    if combinations is None:
-        return tuple(robust.combinations)
-    asked = robust.modalities.select(combinations)
-    if lacking := [str(one) for one in asked if one not in robust.combinations]:
-        having = ", ".join(map(str, robust.combinations))
-        raise ModalityError(f"combinations: {', '.join(lacking)} have no adapters; those that have are {having}; "
-                            "adapt(combinations=...) chooses them")  # fmt: skip
-    return asked
+def _asked(robust: RobustModel, combinations: Wanted | None) -> tuple[Combination, ...]:
+    return robust.select("all" if combinations is None else combinations)
 
 
 def _check_strategy(robust: RobustModel, strategy: str, weights: object) -> None:
