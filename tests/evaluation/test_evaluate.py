@@ -1,4 +1,6 @@
 import copy
+import json
+import math
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 from subsense.errors import InputError, MetricError, ModalityError, UntrainedCombination
 from subsense.evaluation.evaluate import evaluate
 from subsense.evaluation.metrics import build
+from subsense.evaluation.results import Results
 from subsense.model.adapt import adapt
 
 MODALITIES = {"left": "4", "middle": "T 2", "right": "3"}
@@ -213,7 +216,7 @@ def test_an_untrained_combination_is_refused(batches):
     [
         ({"columns": ["adaptd"]}, InputError, "found 'adaptd'.*Did you mean 'adapted'"),
         ({"columns": ["dedicated"]}, InputError, "`dedicated=` and `finetuned=` add the others"),
-        ({"combinations": []}, InputError, "at least one combination"),
+        ({"combinations": []}, ModalityError, "at least one combination"),
         ({"combinations": ["lft"]}, ModalityError, "Did you mean 'left'"),
         ({"combinations": ["left"], "dedicated": {"right": 0.5}}, InputError, "dedicated: right is not among"),
         ({"metric": "acuracy"}, MetricError, "Did you mean 'accuracy'"),
@@ -227,13 +230,16 @@ def test_what_cannot_be_asked(robust, batches, options, error, message):
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (torch.zeros(2), r"batches \(inputs, target\).*found Tensor"),
-        (({"left": torch.zeros(2, 4)}, [0, 1]), "target of a batch to be a tensor.*found list"),
+        (torch.zeros(2), r"a batch of the loader: expected .*target\), but found Tensor"),
+        (({"left": torch.zeros(2, 4)}, [0, 1]), r"expected a target that is a tensor \(batch, ...\), but found a list"),
         (
             ({"left": torch.zeros(2, 4), "present": torch.ones(2, 2, dtype=torch.bool)}, torch.zeros(2)),
-            r"bool \(2, 3\)",
+            r"`present`: expected shape \(2, 3\).*found \(2, 2\)",
         ),
-        (({"left": torch.zeros(2, 4), "present": torch.ones(2, 3)}, torch.zeros(2)), r"found torch.float32 \(2, 3\)"),
+        (
+            ({"left": torch.zeros(2, 4), "present": torch.ones(2, 3)}, torch.zeros(2)),
+            r"`present`: expected a bool tensor",
+        ),
     ],
 )
 def test_batches_of_another_form(robust, batch, message):
@@ -254,3 +260,66 @@ def test_progress_is_written_to_a_terminal_only(robust, batches, capsys, monkeyp
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "measured 3/3 batches" in captured.err
+
+
+def test_a_batch_of_two_rows_of_which_one_lacks_something():
+    """A pair (inputs, target) is no list with an entry for each of two rows."""
+    torch.manual_seed(0)
+    robust = adapt(TwoSum(), {"rgb": "3", "thermal": "2"})
+    robust.mark_trained("all")
+    inputs = {"rgb": torch.randn(2, 3), "thermal": torch.randn(2, 2), "present": torch.tensor([[1, 0], [1, 1]]).bool()}
+    target = torch.tensor([1, 0])
+    results = evaluate(robust, [(inputs, target)], metric="accuracy")
+    assert [row.count for row in results.rows] == [2, 1, 1]
+    expected = robust.pretrained({"thermal": inputs["thermal"][1:]}).argmax(1) == target[1:]
+    assert results["thermal"].pretrained == float(expected)
+
+
+class TwoSum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rgb, self.thermal = nn.Linear(3, 4), nn.Linear(2, 4)
+
+    def forward(self, rgb, thermal):
+        return self.rgb(rgb) + self.thermal(thermal)
+
+
+class Dividing(TwoSum):
+    """Divide by the mean of what thermal holds, which zeros have not."""
+
+    def forward(self, rgb, thermal):
+        return self.rgb(rgb) + self.thermal(thermal / thermal.mean(1, keepdim=True))
+
+
+def test_outputs_that_are_nan_are_counted_and_never_scored():
+    torch.manual_seed(0)
+    robust = adapt(Dividing(), {"rgb": "3", "thermal": "2"})
+    robust.mark_trained("all")
+    inputs = {"rgb": torch.randn(6, 3), "thermal": torch.rand(6, 2) + 1}
+    for metric in ("accuracy", "f1", "miou"):
+        results = evaluate(robust, [(inputs, torch.zeros(6, dtype=torch.int64))], metric=metric)
+        row = results["rgb"]
+        assert math.isnan(row.pretrained)
+        assert math.isnan(row.adapted)
+        assert row.not_finite == {"pretrained": 6, "adapted": 6}
+        assert results["thermal"].not_finite == {}
+        assert "NaN in 6 of 6" in str(results)
+        assert "mean (1 of 2 incomplete)" in str(results)
+        assert results.summary.pretrained == results["thermal"].pretrained
+        assert results.facts["not scored"] == "no finite value, left out of the means: rgb (pretrained, adapted)"
+        assert Results.parse(json.loads(results.model_dump_json())).rows[0].not_finite == row.not_finite
+
+
+class Squeezing(TwoSum):
+    def forward(self, rgb, thermal):
+        return super().forward(rgb, thermal)[:, :, None].squeeze()
+
+
+def test_a_single_row_is_scored_where_the_head_squeezes():
+    torch.manual_seed(0)
+    robust = adapt(Squeezing(), {"rgb": "3", "thermal": "2"})
+    robust.mark_trained("all")
+    present = torch.tensor([[True, False], [True, True], [True, False]])
+    inputs = {"rgb": torch.randn(3, 3), "thermal": torch.randn(3, 2), "present": present}
+    results = evaluate(robust, [(inputs, torch.zeros(3, dtype=torch.int64))], metric="accuracy")
+    assert results["thermal"].count == 1

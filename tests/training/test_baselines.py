@@ -175,7 +175,7 @@ def test_baselines_are_measured_in_eval_mode() -> None:
         ({"lr": -1}, TrainingError, "lr: expected a number above 0"),
         ({"loss": "distil"}, TrainingError, "Did you mean 'distill'"),
         ({"combinations": ["rbg"]}, ModalityError, "Did you mean 'rgb'"),
-        ({"combinations": []}, TrainingError, "combinations: expected at least one"),
+        ({"combinations": []}, ModalityError, "combinations: expected .all. or at least one"),
         ({"weights": {"rgb": -1}}, TrainingError, "weights: expected a number, 0 or more"),
         ({"metric": "accuracy"}, TrainingError, "metric: needs val_loader"),
     ],

@@ -20,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from subsense.errors import DamagedFile, InputError, MetricError, ModalityError, NonFiniteLoss, TrainingError
 from subsense.modalities import Modalities
+from subsense.modalities.filling import Constant
 from subsense.model.adapt import adapt
 from subsense.model.robust import RobustModel
 from subsense.training import Distill, TrainingReport, train
@@ -808,7 +809,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"metric": "acuracy", "val_loader": [whole_batch()]}, MetricError, "Did you mean 'accuracy'"),
     ({"val_loader": []}, TrainingError, "val_loader: expected at least one batch"),
     ({"combinations": ["rgb", "deph"]}, ModalityError, "Did you mean 'depth'"),
-    ({"combinations": ["rgb+imu"]}, ModalityError, r"rgb\+imu have no adapters; those that have are rgb, depth"),
+    ({"combinations": ["rgb+imu"]}, ModalityError, r"rgb\+imu have no adapter set; those that have one are rgb, depth"),
     ({"combinations": []}, ModalityError, "empty list"),
     ({"combinations": ["rgb+depth+imu"]}, ModalityError, "lacks nothing"),
     ({"weights": {"rgb": -1.0}}, TrainingError, "weights: expected a number, 0 or more, for rgb, but found -1"),
@@ -859,7 +860,7 @@ def test_what_combinations_share_cannot_be_trained_separately(options: dict[str,
             r"a batch of the loader: expected \(\{modality: tensor\}, target\)",
         ),
         (torch.ones(2), InputError, "a batch of the loader: expected"),
-        (({"rgb": torch.ones(2, 4), "present": torch.ones(2, 3)}, torch.ones(2)), InputError, "'present' in a batch"),
+        (({"rgb": torch.ones(2, 4), "present": torch.ones(2, 3)}, torch.ones(2)), InputError, "expected a bool"),
         (({"depht": torch.ones(2, 6)}, torch.zeros(2).long()), InputError, "unknown modality 'depht'.* mean 'depth'"),
     ],
 )
@@ -905,9 +906,9 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 from training_examples import adapters, make_loader, make_robust, ordered_loader
-from subsense.baselines import finetune
+from subsense.training.baselines import finetune
 from subsense.training import train
-from subsense.training.draws import Draw
+from subsense.training.sampling import Draw
 
 torch.set_num_threads(1)
 drawn = []
@@ -1022,3 +1023,44 @@ def test_training_runs_on_a_gpu() -> None:
                    val_loader=make_loader(), metric="accuracy")  # fmt: skip
     assert next(robust.parameters()).device.type == "cuda"
     assert report.history[-1].loss < report.history[0].loss
+
+
+class Averaging(nn.Module):
+    """Average tokens by a mask without a clamp: 0 / 0 where text is missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.image, self.head = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor, mask: Tensor, image: Tensor) -> Any:
+        words = (self.words(ids) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return self.head(words + self.image(image))
+
+
+@pytest.mark.parametrize("strategy", ["joint", "separate"])
+def test_nan_of_one_combination_names_it_and_the_fill(strategy: Any) -> None:
+    robust = adapt(Averaging(), {"text": {"ids": "L 4", "mask": "L:int64"}, "image": "4"})
+    text = {"ids": torch.randn(8, 5, 4), "mask": torch.ones(8, 5, dtype=torch.int64)}
+    batch = {"text": text, "image": torch.randn(8, 4)}, torch.randint(3, (8,))
+    wanted = r"the loss is nan for rows with image\. The network gives NaN.*without any adapter.*text \(zeros\)"
+    with pytest.raises(NonFiniteLoss, match=wanted):
+        train(robust, [batch], loss=cross_entropy, strategy=strategy, progress=False)
+    cured = adapt(robust.detach(), robust.modalities, fill={"text": Constant({"ids": 0.0, "mask": 1})})  # as it says
+    train(cured, [batch], loss=cross_entropy, strategy=strategy, epochs=1, progress=False)
+
+
+def test_a_target_of_two_parts_keeps_both_where_two_rows_are_drawn() -> None:
+    seen = []
+
+    def loss(output: Tensor, target: Any) -> Tensor:
+        seen.append([tuple(part.shape) for part in target])
+        return cross_entropy(output, target[0])
+
+    robust = adapt(Averaging(), {"text": {"ids": "L 4", "mask": "L"}, "image": "4"}, combinations=["text"])
+    inputs = {
+        "text": {"ids": torch.randn(2, 5, 4), "mask": torch.ones(2, 5)},
+        "image": torch.randn(2, 4),
+        "present": torch.tensor([[True, True], [False, True]]),
+    }
+    train(robust, [(inputs, (torch.tensor([0, 1]), torch.zeros(2, 7)))], loss=loss, epochs=1, progress=False)
+    assert seen == [[(1,), (1, 7)]]

@@ -94,7 +94,7 @@ def calibrate(
     for adapter in robust.plan.adapters:
         if not all(hasattr(adapter, part) for part in ("added", "basis", "rest", "solve")):
             raise CalibrationError(f"calibrate: method {adapter.name!r} has no `solve`; train it")
-    asked, started = robust.router.asked(combinations), time.process_time()
+    asked, started = robust.select("all" if combinations is None else combinations), time.process_time()
     with _seeded(seed):
         found = read_rows(robust.modalities, loader, rows, robust.banks.device)
     fitted, checked = _split(found.chunks, found.count, held_out)

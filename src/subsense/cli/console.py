@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -53,5 +54,6 @@ def say_results(results: Results, to: Console = OUT) -> None:
 def _bar(row: Row, width: int, to: Console) -> Text:
     """Draw what the frozen network reaches, and in another tone what the adapter set adds."""
     solid, light = ("#", "+") if to.options.ascii_only else ("█", "▒")
-    kept, reached = (round(width * (value or 0.0)) for value in (row.pretrained, row.adapted))
+    shares = [value if value is not None and isfinite(value) else 0.0 for value in (row.pretrained, row.adapted)]
+    kept, reached = (round(width * share) for share in shares)
     return Text.assemble((solid * kept, "cyan"), (light * max(reached - kept, 0), "green"))

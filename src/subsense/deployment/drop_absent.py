@@ -18,6 +18,7 @@ from subsense.modalities import Axes, Combination, Modalities
 from subsense.modalities.inputs import Filled, Inputs, named, read
 from subsense.model.filled import FilledNetwork
 from subsense.routing.groups import output_tensors
+from subsense.support.modules import device_of
 
 
 def drop(filled: FilledNetwork, inputs: Inputs) -> nn.Module:
@@ -54,7 +55,7 @@ def draw_example(modalities: Modalities, combination: Combination, network: nn.M
         FoldError: a size is a letter, or an input has no floating-point values.
     """
     generator = torch.Generator().manual_seed(0)
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     drawn = {
         name: tuple(_draw(part, axes, generator).to(device) for part, axes in modalities[name].parts.items())
         for name in combination

@@ -21,6 +21,7 @@ from subsense.modalities import Combination, CombinationLike
 from subsense.modalities.inputs import Inputs
 from subsense.model.robust import RobustModel
 from subsense.routing.groups import output_tensors
+from subsense.support.modules import evaluating
 
 AdapterRow = tuple[Site, Adapter, Mapping[str, Tensor]]
 
@@ -148,13 +149,8 @@ def _present(combination: Combination, example: Inputs | None) -> Inputs | None:
 
 
 def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs) -> None:
-    training = robust.training
-    robust.eval()
-    try:
-        with torch.no_grad():
-            expected, found = output_tensors(robust(inputs)), output_tensors(robust.filled(folded)(inputs))
-    finally:
-        robust.train(training)
+    with evaluating(robust), torch.no_grad():
+        expected, found = output_tensors(robust(inputs)), output_tensors(robust.filled(folded)(inputs))
     compare("the folded network", expected, found)
 
 

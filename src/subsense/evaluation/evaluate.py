@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import TYPE_CHECKING, Any, get_args
@@ -17,10 +16,11 @@ from subsense.adapters import words_of
 from subsense.errors import InputError, closest
 from subsense.evaluation import metrics
 from subsense.evaluation.results import AdapterFacts, Column, NetworkFacts, Results, Row
-from subsense.modalities import Combination, CombinationLike, Modalities
-from subsense.modalities.loaders import available, take
+from subsense.modalities import Combination, Modalities, Wanted
+from subsense.modalities.loaders import available, moved, split_labelled, take
 from subsense.model.filled import FilledNetwork
 from subsense.model.robust import RobustModel
+from subsense.support.modules import device_of, evaluating
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -36,7 +36,7 @@ def evaluate(
     loader: Iterable[Any],
     *,
     metric: str | Metric | metrics.Measure,
-    combinations: str | Iterable[CombinationLike] = "all",
+    combinations: Wanted = "all",
     columns: Collection[Column] = ("pretrained", "adapted"),
     dedicated: Given | None = None,
     finetuned: nn.Module | Given | None = None,
@@ -93,12 +93,12 @@ def evaluate(
     baselines = _baselines(robust, asked, dedicated, finetuned)
     modules = {cell: what for cell, what in baselines.items() if isinstance(what, nn.Module)}
     runs = {**_own(robust, asked, columns), **{cell: _around(robust, module) for cell, module in modules.items()}}
-    table = _Table(
-        robust.modalities, metrics.build(metric).to(_device(robust)), runs, asked, select or metrics.select_scores
-    )
+    device = device_of(robust.network)
+    table = _Table(robust.modalities, metrics.build(metric).to(device), runs, asked, select or metrics.select_scores)
     with evaluating(robust, *modules.values()), torch.no_grad():
         for batch in _shown(loader, progress):
-            table.update(*_parts(batch, _device(robust)))
+            inputs, target = split_labelled(batch)
+            table.update(moved(inputs, device), target.to(device))
     known = {cell: float(what) for cell, what in baselines.items() if not isinstance(what, nn.Module)}
     return _results(robust, table, {**table.compute(), **known}, seed, title)
 
@@ -129,29 +129,37 @@ class _Table:
             wanted = self.modalities.present(combination)
             rows = has[:, wanted].all(dim=1).nonzero().flatten()
             if len(rows):
-                some, truth = take((values, target), rows, len(target))
+                some, truth = take(values, rows, len(has), "inputs"), take(target, rows, len(has))
                 self._update(combination, some, wanted.expand(len(rows), -1), truth)
 
     def _update(self, combination: Combination, inputs: Any, present: Tensor, target: Tensor) -> None:
         self.counts[combination] += len(target)
         for (owner, column), run in self.runs.items():
             if owner == combination:
-                scores = self.select(run(inputs, present))
-                self.measures[owner, column].update(scores, target)
+                self.measures[owner, column].update(self._scores(run, inputs, present), target)
+
+    def _scores(self, run: Runs, inputs: Mapping[str, Any], present: Tensor) -> Tensor:
+        """Give the scores; a single row runs beside a copy of itself where the network squeezes its axis away."""
+        scores = self.select(run(inputs, present))
+        if len(present) > 1 or not isinstance(scores, Tensor) or (scores.dim() and len(scores) == 1):
+            return scores
+        twice = take(inputs, torch.zeros(2, dtype=torch.int64), 1, "inputs")
+        return self.select(run(twice, present.expand(2, -1)))[:1]
 
     def compute(self) -> dict[Cell, float]:
         """Give the measured cells; combinations that no row of data has are left out."""
         return {cell: measure.compute() for cell, measure in self.measures.items() if self.counts[cell[0]]}
 
+    def not_finite(self, combination: Combination) -> dict[str, int]:
+        """Count the rows of a combination whose output is NaN or infinite, by column."""
+        counts = {column: self.measures[owner, column].num_not_finite for owner, column in self.runs
+                  if owner == combination}  # fmt: skip
+        return {column: count for column, count in counts.items() if count}
 
-def asked_for(modalities: Modalities, combinations: str | Iterable[CombinationLike]) -> tuple[Combination, ...]:
-    """Give the combinations to measure, without repeats: ``"all"``, the complete one included, or a list of them."""
-    if combinations == "all":
-        return modalities.combinations()
-    asked = [combinations] if isinstance(combinations, str) else list(combinations)
-    if not asked:
-        raise InputError("combinations: expected 'all' or at least one combination, but found an empty list")
-    return tuple(dict.fromkeys(modalities.combination(one) for one in asked))
+
+def asked_for(modalities: Modalities, combinations: Wanted) -> tuple[Combination, ...]:
+    """Give the combinations to measure, the complete one among ``"all"``."""
+    return modalities.select(combinations, complete=True)
 
 
 def _own(robust: RobustModel, asked: Iterable[Combination], columns: Collection[Column]) -> dict[Cell, Runs]:
@@ -189,48 +197,6 @@ def _around(robust: RobustModel, module: nn.Module) -> Runs:
     return module if isinstance(module, FilledNetwork) else robust.filled(module)
 
 
-def _device(robust: RobustModel) -> torch.device:
-    return next((parameter.device for parameter in robust.network.parameters()), torch.device("cpu"))
-
-
-def _parts(batch: Any, device: torch.device) -> tuple[dict[str, Any], Tensor]:
-    """Check a batch's form and bring it to the device."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Mapping):
-        found = type(batch).__name__
-        raise InputError(f"expected batches (inputs, target) with inputs {{modality: tensor}}, but found {found}")
-    inputs, target = batch
-    if not isinstance(target, Tensor) or not target.ndim:
-        raise InputError(
-            f"expected the target of a batch to be a tensor (batch, ...), but found {type(target).__name__}"
-        )
-    return _each(inputs, lambda tensor: tensor.to(device)), target.to(device)
-
-
-def _each(values: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """Change every tensor of nested inputs."""
-    return {
-        name: change(value)
-        if isinstance(value, Tensor)
-        else _each(value, change)
-        if isinstance(value, Mapping)
-        else value
-        for name, value in values.items()
-    }
-
-
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Hold modules in eval mode; each of their parts is in its own former mode afterwards."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
 def _shown(loader: Iterable[Any], progress: bool) -> Iterator[Any]:
     """Give the batches, and say on stderr how far it is; raise `InputError` where there are none."""
     total = len(loader) if isinstance(loader, Sized) else None
@@ -262,7 +228,10 @@ def _results(robust: RobustModel, table: _Table, values: Mapping[Cell, float], s
         adapter=adapter_facts(robust),
         seed=seed,
         versions=versions(),
-        rows=tuple(Row(combination=str(one), count=table.counts[one], **rows[one]) for one in table.counts),
+        rows=tuple(
+            Row(combination=str(one), count=table.counts[one], not_finite=table.not_finite(one), **rows[one])
+            for one in table.counts
+        ),
     )
 
 

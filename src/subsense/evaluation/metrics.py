@@ -33,6 +33,7 @@ class Measure:
         higher_is_better: whether more is better.
         unit: ``"fraction"`` for 0..1, printed in percent, or ``"value"``, printed as it is.
         convention: how it counts, in words, where the name alone leaves that open; results keep it.
+        num_not_finite: rows so far whose scores are NaN or infinite, see `are_finite`; with any, nothing is computed.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Measure:
         unit: Unit,
         convention: str = "",
         finish: Callable[[Tensor], float] = float,
+        of_classes: bool = False,
     ) -> None:
         self.name = name
         self.higher_is_better = higher_is_better
@@ -53,6 +55,8 @@ class Measure:
         self._make = make
         self._prepare = prepare
         self._finish = finish
+        self._of_classes = of_classes
+        self.num_not_finite = 0
         self._metric: Metric | None = None
         self._device = torch.device("cpu")
         self._is_empty = True
@@ -63,7 +67,7 @@ class Measure:
     def fresh(self) -> Measure:
         """Make an empty measure of the same kind, on the same device."""
         facts: dict[str, Any] = {"higher_is_better": self.higher_is_better, "unit": self.unit}
-        facts |= {"convention": self.convention, "finish": self._finish}
+        facts |= {"convention": self.convention, "finish": self._finish, "of_classes": self._of_classes}
         return Measure(self.name, self._make, self._prepare, **facts).to(self._device)
 
     def to(self, device: torch.device | str) -> Measure:
@@ -85,23 +89,25 @@ class Measure:
             MetricError: shapes or class indices that do not fit, with what was expected and found.
         """
         _check_tensors(self.name, scores, target)
+        self.num_not_finite += int((~are_finite(scores, self._of_classes)).sum())
         try:
             scores, target = self._prepare(scores.detach().to(self._device), target.to(self._device))
         except MetricError as error:
             shapes = f"scores {tuple(scores.shape)} and target {tuple(target.shape)}, {target.dtype}"
             raise MetricError(f"metric {self.name!r}: {error}; found {shapes}") from None
         self._is_empty = False
-        if scores.numel():
+        if scores.numel() and not self.num_not_finite:
             self._ready(scores).update(scores, target)
 
     def compute(self) -> float:
         """Give the measure over everything since the start or the last `reset`.
 
-        NaN where it is undefined, such as the correlation of a constant. Raise `MetricError` after no `update`.
+        NaN where it is undefined, such as the correlation of a constant, and where scores were NaN or infinite: the
+        class of NaN is no answer. Raise `MetricError` after no `update`.
         """
         if self._is_empty:
             raise MetricError(f"metric {self.name!r}: nothing to compute, no batch was passed to `update`")
-        if self._metric is None:
+        if self._metric is None or self.num_not_finite:
             return float("nan")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchmetrics warns of a constant; the NaN says it
@@ -111,6 +117,7 @@ class Measure:
         """Forget all batches."""
         self._metric = None
         self._is_empty = True
+        self.num_not_finite = 0
 
     def _ready(self, scores: Tensor) -> Metric:
         """Give the torchmetrics object, made when the first scores say how many classes there are."""
@@ -139,6 +146,22 @@ def select_scores(output: Any) -> Tensor:
         f"the network's output is a {type(output).__name__}, and which of its tensors to use isn't known: "
         "pass select=, such as select=lambda output: output[0]"
     )
+
+
+def are_finite(scores: Tensor, of_classes: bool = True) -> Tensor:
+    """Say which rows of scores (batch, ...) can be scored: bool (batch,).
+
+    Scores of classes (batch, class, ...) can where the best one is a finite number at every position, so that -inf may
+    rule classes out. Values can where all are finite.
+
+    >>> are_finite(torch.tensor([[0.2, float("-inf")], [float("nan"), 0.1]]))
+    tensor([ True, False])
+    """
+    values = scores.detach()[None] if not scores.dim() else scores.detach()
+    if not values.is_floating_point() or not values.numel():
+        return torch.ones(len(values), dtype=torch.bool, device=values.device)
+    best = values.amax(1) if of_classes and values.dim() > 1 else values
+    return best.isfinite().reshape(len(values), -1).all(1)
 
 
 def build(
@@ -314,7 +337,7 @@ def _build_named(name: str, num_classes: int | None, ignore_index: int | None) -
                       convention="; ".join(parts), finish=kind.finish)  # fmt: skip
     if kind.prepare is None:
         make = partial(_make_of_classes, kind, num_classes, ignore_index)
-        return measure(make=make, prepare=partial(_classes, ignore_index))
+        return measure(make=make, prepare=partial(_classes, ignore_index), of_classes=True)
     if num_classes is not None or ignore_index is not None:
         raise MetricError(f"metric {name!r} is not one of classes: it takes neither num_classes nor ignore_index")
     return measure(make=partial(_make_of_values, kind), prepare=kind.prepare)

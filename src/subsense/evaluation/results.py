@@ -16,9 +16,10 @@ from subsense.errors import ResultsError, closest
 from subsense.support.files import make_folder, write_atomically
 from subsense.support.tables import format_share, format_table
 
-FORMAT = 2
+FORMAT = 3
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda data: data | {"format": 2},  # 2 adds what is compared; a file of format 1 has none of it
+    2: lambda data: data | {"format": 3},  # 3 counts outputs that aren't finite; format 2 scored them like others
 }
 """Format -> what turns a file of that format into the next one; readers of older files live here."""
 
@@ -41,7 +42,8 @@ class _Frozen(BaseModel):
 class Row(_Frozen):
     """Hold what was measured for one combination, on `count` rows of data; None where a column was not measured.
 
-    `compared` holds the values of the methods of a comparison, by the names of `Results.compared`.
+    `compared` holds the values of the methods of a comparison, by the names of `Results.compared`. `not_finite` says, by
+    column, for how many rows of data the output was NaN or infinite; such a column isn't scored, its value is NaN.
     """
 
     combination: str
@@ -51,6 +53,7 @@ class Row(_Frozen):
     dedicated: float | None = None
     fine_tuned: float | None = None
     compared: dict[str, float | None] = {}
+    not_finite: dict[str, int] = {}
 
     def value(self, column: str) -> float | None:
         """Give the value of one of `COLUMNS`, or of a compared method."""
@@ -92,7 +95,7 @@ class Results(_Frozen):
     counts, where its name leaves that open.
     """
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     title: str = ""
     metric: str
     convention: str = ""
@@ -144,6 +147,8 @@ class Results(_Frozen):
         adapted = row.value(column)
         if row.pretrained is None or adapted is None or row.dedicated is None:
             return None
+        if not all(map(math.isfinite, (row.pretrained, adapted, row.dedicated))):
+            return None
         sign = 1 if self.higher_is_better else -1
         lost = sign * (row.dedicated - row.pretrained)
         return sign * (adapted - row.pretrained) / lost if lost > 0 else None
@@ -152,20 +157,34 @@ class Results(_Frozen):
         """Average the rows that lack something, or those of the combinations asked for; None where there are none.
 
         A column that lacks a value in one of these rows has no mean, since it would be one of other combinations than
-        its neighbours'. The recovery of the row is that of the means.
+        its neighbours'. A combination for which a column has no finite value is left out of all means, and the name
+        says so. The recovery of the row is that of the means.
         """
-        rows = self.incomplete_rows if combinations is None else tuple(self[one] for one in combinations)
+        asked = self.incomplete_rows if combinations is None else tuple(self[one] for one in combinations)
+        rows = [row for row in asked if not self.unscored(row)]
         if not rows:
             return None
-        means = {column: _mean([row.value(column) for row in rows]) for column in COLUMNS}
+        means: dict[str, Any] = {column: _mean([row.value(column) for row in rows]) for column in COLUMNS}
         compared = {column: _mean([row.value(column) for row in rows]) for column in self.compared}
         name = "mean (incomplete)" if combinations is None else "mean"
+        if len(rows) < len(asked):
+            name = f"mean ({len(rows)} of {len(asked)}{' incomplete' * (combinations is None)})"
         return Row(combination=name, count=sum(row.count for row in rows), compared=compared, **means)
 
     @property
     def summary(self) -> Row | None:
         """Give the mean that ends the tables: over the combinations that lack something, where there are several."""
         return self.mean() if len(self.incomplete_rows) > 1 else None
+
+    def unscored(self, row: Row) -> list[str]:
+        """Give the columns that have no finite value for a combination: NaN or infinite outputs, an undefined metric."""
+        values = {column: row.value(column) for column in (*COLUMNS, *self.compared)}
+        return [column for column, value in values.items() if value is not None and not math.isfinite(value)]
+
+    def cell(self, row: Row, column: str) -> str:
+        """Write a cell of the tables: its value, or how many of the outputs were NaN or infinite."""
+        count = row.not_finite.get(column)
+        return f"NaN in {count:,} of {row.count:,}" if count else self.show(row.value(column))
 
     def show(self, value: float | None) -> str:
         """Write a value as in the tables: percent with one digit, or three digits; a dash where there is none."""
@@ -184,6 +203,11 @@ class Results(_Frozen):
         if self.common_count is not None:
             return f"{self.common_count:,} for each combination"
         return f"{min(counts, default=0):,} to {max(counts, default=0):,}: those that have all of a combination"
+
+    def _unscored_in_words(self) -> str:
+        lost = [f"{row.combination} ({', '.join(map(self.heading, found))})"
+                for row in self.rows if (found := self.unscored(row))]  # fmt: skip
+        return f"no finite value, left out of the means: {', '.join(lost)}" if lost else ""
 
     @property
     def measure(self) -> str:
@@ -204,6 +228,7 @@ class Results(_Frozen):
             **{name: self._adapter_in_words(adapter) for name, adapter in adapters.items() if adapter},
             "missing": f"filled with {' or '.join(fills)}",
             "rows": self._rows_in_words(),
+            **({"not scored": text} if (text := self._unscored_in_words()) else {}),
             "seed": "not given" if self.seed is None else str(self.seed),
             "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()) or "not recorded",
         }
@@ -233,7 +258,7 @@ class Results(_Frozen):
         if self.common_count is None:
             columns["count"] = [f"{row.count:,}" for row in self.rows] + [""] * (len(rows) - len(self.rows))
         for column in self.columns:
-            columns[self.heading(column)] = [self.show(row.value(column)) for row in rows]
+            columns[self.heading(column)] = [self.cell(row, column) for row in rows]
         if self.shows_recovery:
             columns["recovery"] = [show_share(self.recovery(row)) for row in rows]
         return list(columns), [*map(list, zip(*columns.values(), strict=True)), *self.footers()]

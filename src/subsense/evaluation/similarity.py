@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from subsense.errors import InputError
-from subsense.evaluation.evaluate import asked_for, evaluating
-from subsense.modalities import Combination, CombinationLike
-from subsense.modalities.loaders import available, split, take
+from subsense.evaluation.evaluate import asked_for
+from subsense.modalities import Combination, Wanted
+from subsense.modalities.loaders import available, moved, num_rows, split, take
 from subsense.model.robust import RobustModel
 from subsense.routing.placement import Placement
+from subsense.support.modules import device_of, evaluating
 
 WAYS = ("pretrained", "adapted")
 
@@ -37,9 +38,7 @@ class Similarity:
     left_out: tuple[str, ...] = ()
 
 
-def feature_similarity(
-    robust: RobustModel, loader: Iterable[Any], *, combinations: str | Iterable[CombinationLike] = "all"
-) -> Similarity:
+def feature_similarity(robust: RobustModel, loader: Iterable[Any], *, combinations: Wanted = "all") -> Similarity:
     """Measure the cosine similarity between features with all modalities and features with missing ones.
 
     For every row of data that lacks nothing, and every site: the cosine of the angle between all that the site gives
@@ -64,7 +63,7 @@ def feature_similarity(
             if inputs is None:
                 continue
             places = robust.locate(inputs).placements if robust.located is None else robust.located.placements
-            count += _rows(inputs)
+            count += num_rows(inputs)
             for combination in asked:
                 for way, values in _similarities(robust, inputs, combination, places).items():
                     total = sums[str(combination), way]
@@ -83,18 +82,9 @@ def _complete(robust: RobustModel, batch: Any) -> dict[str, Any] | None:
     rows = has.nonzero().flatten()
     if not len(rows):
         return None
-    device = next(robust.parameters()).device
-    chosen: Mapping[str, Any] = take({name: inputs[name] for name in robust.modalities}, rows, len(has))
-    return {name: _to(value, device) for name, value in chosen.items()}
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return {name: _to(part, device) for name, part in value.items()} if isinstance(value, Mapping) else value.to(device)
-
-
-def _rows(inputs: Mapping[str, Any]) -> int:
-    value = next(iter(inputs.values()))
-    return len(next(iter(value.values())) if isinstance(value, Mapping) else value)
+    device = device_of(robust)
+    chosen: Mapping[str, Any] = take({name: inputs[name] for name in robust.modalities}, rows, len(has), "inputs")
+    return moved(chosen, device)
 
 
 def _similarities(
@@ -104,15 +94,15 @@ def _similarities(
     places: Mapping[str, Sequence[Placement | None]],
 ) -> dict[str, dict[str, float]]:
     """Give the sum over rows of the similarity at each site, frozen and adapted."""
-    num_rows = _rows(inputs)
+    count = num_rows(inputs)
     fewer = {name: inputs[name] for name in combination}
     whole = robust.features(inputs)
     located = [site for site in whole if None not in places.get(site, (None,))]
-    goal = {site: _by_row(whole[site], places[site], num_rows) for site in located}
+    goal = {site: _by_row(whole[site], places[site], count) for site in located}
     sums = {}
     for way in WAYS:
         found = robust.features(fewer, adapted=way == "adapted")
-        near = {site: cosine_similarity(_by_row(found[site], places[site], num_rows), goal[site]) for site in located}
+        near = {site: cosine_similarity(_by_row(found[site], places[site], count), goal[site]) for site in located}
         sums[way] = {site: float(values.double().sum()) for site, values in near.items()}
     return sums
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from subsense.adapters.base import Adapter
 from subsense.injection.planning import Plan, Site
 from subsense.modalities.names import attribute_name
+from subsense.support.modules import device_of
 
 
 class Banks(nn.Module):
@@ -24,7 +25,7 @@ class Banks(nn.Module):
 
     def __init__(self, plan: Plan, tensors: Mapping[str, Tensor], like: nn.Module) -> None:
         super().__init__()
-        device = _device(like)
+        device = device_of(like)
         names = bank_names(plan)
         self.names = tuple(names)
         self._attributes: dict[tuple[str, str], dict[str, str]] = {}
@@ -92,7 +93,3 @@ def bank_dtype(network: nn.Module) -> torch.dtype:
     """Give the dtype of a network's banks: float64 where it has parameters of it, and float32 otherwise."""
     dtypes = {parameter.dtype for parameter in network.parameters()}
     return torch.float64 if torch.float64 in dtypes else torch.float32
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))

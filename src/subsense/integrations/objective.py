@@ -76,7 +76,7 @@ def batch_loss(
     select: Select | None,
 ) -> BatchLoss:
     """Make it from what the user says; arguments as for `subsense.train`."""
-    asked = robust.combinations if combinations is None else robust.modalities.select(combinations)
+    asked = robust.select("all" if combinations is None else combinations)
     objective = make_objective(loss, teacher_of(robust), select)
     return BatchLoss(robust, objective, tuple(asked), weights)
 

@@ -113,6 +113,8 @@ class Combination:
 
 
 CombinationLike = str | Combination | Iterable[str]
+Wanted = str | Combination | Iterable[CombinationLike]
+"""``"all"``, one combination, or several."""
 
 
 class Modalities(Mapping[str, Modality]):
@@ -201,15 +203,27 @@ class Modalities(Mapping[str, Modality]):
         """Give the combinations that lack something: all but the complete one."""
         return self.combinations()[:-1]
 
-    def select(self, wanted: str | Iterable[CombinationLike]) -> tuple[Combination, ...]:
-        """Give the incomplete combinations asked for, without repeats: ``"all"`` or a list of combinations."""
-        if wanted == "all":
-            return self.incomplete()
+    def select(self, wanted: Wanted, *, complete: bool = False) -> tuple[Combination, ...]:
+        """Give the combinations asked for, without repeats: what every argument named `combinations` is read by.
+
+        Args:
+            wanted: ``"all"``, one combination (``"rgb+depth"``), or several of them.
+            complete: whether the complete one may be asked for, and belongs to ``"all"``.
+
+        Raises:
+            ModalityError: an unknown name, no combination at all, or the complete one where it has no place.
+
+        >>> modalities = Modalities({"rgb": "3 H W", "thermal": "1 H W"})
+        >>> modalities.select("rgb") == modalities.select(["rgb"])
+        True
+        """
+        if isinstance(wanted, str) and wanted == "all":
+            return self.combinations() if complete else self.incomplete()
         asked = [wanted] if isinstance(wanted, (str, Combination)) else list(wanted)
         chosen = dict.fromkeys(self.combination(one) for one in asked)
         if not chosen:
             raise ModalityError("combinations: expected 'all' or at least one combination, but found an empty list")
-        if self.complete in chosen:
+        if self.complete in chosen and not complete:
             raise ModalityError(
                 f"combinations: {self.complete} lacks nothing: with every modality present the network "
                 "runs as it is, so no adapter set belongs to it; leave it out"

@@ -77,7 +77,7 @@ def read(modalities: Modalities, inputs: Inputs, present: Tensor | None = None) 
     """
     if not isinstance(inputs, Mapping):
         raise InputError(f"expected a mapping of modality to tensor, but found {type(inputs).__name__}")
-    _check_names(modalities, inputs)
+    check_names(modalities, inputs)
     said = inputs.get("present") if present is None else present
     tensors = {name: _parts(modality, inputs.get(name)) for name, modality in modalities.items()}
     passed = [(axes, label, tensor) for axes, label, tensor in _walk(modalities, tensors)]
@@ -88,7 +88,7 @@ def read(modalities: Modalities, inputs: Inputs, present: Tensor | None = None) 
     if said is None:
         present = modalities.present(given).expand(num_rows, -1)
         return Batch(tensors, present, frozenset(given), modalities.code(given), sizes, num_rows, device)
-    present = _checked_present(modalities, said, num_rows)
+    present = check_present(modalities, said, num_rows)
     if torch.compiler.is_compiling():
         present = present & modalities.present(given).to(present.device)
         return Batch(tensors, present, frozenset(), None, sizes, num_rows, device)
@@ -125,7 +125,8 @@ def named(modalities: Modalities, tensors: Filled) -> dict[str, Any]:
     }
 
 
-def _check_names(modalities: Modalities, inputs: Inputs) -> None:
+def check_names(modalities: Modalities, inputs: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a name that is no modality."""
     for name in inputs:
         if name not in modalities and name != "present":
             known = ", ".join(modalities)
@@ -210,7 +211,8 @@ def _check_rows(modalities: Modalities, given: tuple[str, ...], present: Tensor)
             raise InputError(f"`present` says that {name!r} is there, but no {name!r} was passed")
 
 
-def _checked_present(modalities: Modalities, present: object, num_rows: int) -> Tensor:
+def check_present(modalities: Modalities, present: object, num_rows: int) -> Tensor:
+    """Give `present`; raise `InputError` where it is no bool (batch, modality)."""
     if not isinstance(present, Tensor) or present.dtype != torch.bool:
         found = present.dtype if isinstance(present, Tensor) else type(present).__name__
         raise InputError(f"`present`: expected a bool tensor (batch, modality), but found {found}")

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subsense.errors import InputError, closest
+from subsense.errors import InputError
 from subsense.modalities import Modalities
+from subsense.modalities.inputs import check_names, check_present
 
 
 def split(batch: Any) -> tuple[Mapping[str, Any], Any]:
@@ -29,6 +30,24 @@ def split(batch: Any) -> tuple[Mapping[str, Any], Any]:
     raise InputError(f"a batch of the loader: expected ({{modality: tensor}}, target), but found {kinds}")
 
 
+def split_labelled(batch: Any) -> tuple[Mapping[str, Any], Tensor]:
+    """Split a batch into inputs and a target that is a tensor (batch, ...), as metrics need it.
+
+    Raises:
+        InputError: another form, or a target that hasn't one entry for each row of the inputs.
+    """
+    inputs, target = split(batch)
+    if not isinstance(target, Tensor) or not target.ndim:
+        found = (
+            "none" if target is None else f"a {type(target).__name__}" + " without axes" * isinstance(target, Tensor)
+        )
+        raise InputError(f"a batch of the loader: expected a target that is a tensor (batch, ...), but found {found}")
+    if len(target) != (rows := num_rows(inputs)):
+        raise InputError(f"a batch of the loader: expected a target of {rows} rows, as many as the inputs have, "
+                         f"but found shape {tuple(target.shape)}")  # fmt: skip
+    return inputs, target
+
+
 def available(modalities: Modalities, inputs: Mapping[str, Any]) -> Tensor:
     """Give what each row has, bool (batch, modality): what was passed, less what ``"present"`` says is missing.
 
@@ -40,22 +59,13 @@ def available(modalities: Modalities, inputs: Mapping[str, Any]) -> Tensor:
     tensor([[ True, False],
             [ True, False]])
     """
-    for name in inputs:
-        if name not in modalities and name != "present":
-            known = ", ".join(modalities)
-            raise InputError(f"a batch of the loader: unknown modality {name!r}; the modalities are {known}."
-                             f"{closest(str(name), modalities)}")  # fmt: skip
     passed = torch.tensor([inputs.get(name) is not None for name in modalities])
-    present = inputs.get("present")
-    expected = (num_rows(inputs), len(modalities))
-    if present is None:
-        return passed.expand(expected)
-    if not isinstance(present, Tensor) or present.dtype != torch.bool or present.shape != expected:
-        found = f"{present.dtype} {tuple(present.shape)}" if isinstance(present, Tensor) else type(present).__name__
-        raise InputError(
-            f"'present' in a batch: expected bool {expected}, in the order {', '.join(modalities)}, but found {found}"
-        )
-    return present.cpu() & passed
+    try:
+        check_names(modalities, inputs)
+        rows, said = num_rows(inputs), inputs.get("present")
+        return passed.expand(rows, -1) if said is None else check_present(modalities, said, rows).cpu() & passed
+    except InputError as error:
+        raise InputError(f"a batch of the loader: {error}") from None
 
 
 def num_rows(inputs: Mapping[str, Any]) -> int:
@@ -65,30 +75,62 @@ def num_rows(inputs: Mapping[str, Any]) -> int:
             return len(value)
         if isinstance(value, Mapping) and value:
             return num_rows(value)
-    raise InputError(f"a batch of the loader: expected a tensor among the inputs {sorted(inputs)}, but found none")
+    raise InputError(f"expected a tensor among the inputs {sorted(inputs)}, but found none")
 
 
-def take(data: Any, rows: Tensor, count: int) -> Any:
-    """Take rows, int64 and ascending, of everything in a batch that has `count` of them.
+def moved(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Bring every tensor of nested inputs to a device."""
+    return {name: moved(value, device) if isinstance(value, Mapping)
+            else value.to(device) if isinstance(value, Tensor) else value
+            for name, value in inputs.items()}  # fmt: skip
 
-    A tensor of `count` rows is indexed. In a list or tuple of such tensors each is; any other list or tuple of length
-    `count` holds one entry for each row.
+
+def take(data: Any, rows: Tensor, count: int, what: str = "target") -> Any:
+    """Take rows, int64 and ascending, of everything in a batch of `count` rows; all of them: `data` itself.
+
+    What holds rows is told by its kind, never by its length. A tensor with axes has them on the first. A mapping holds
+    parts, and so does a list or tuple in which there is a tensor with axes or another list or tuple. Any other list or
+    tuple (of strings, numbers, mappings, tensors without axes) holds one entry for each row. The rest is left as it is.
+
+    Raises:
+        InputError: a tensor, list or tuple that by this has rows, but not `count`; names it, beginning with `what`.
 
     >>> take({"rgb": torch.tensor([1, 2, 3]), "names": ["a", "b", "c"], "scale": 2.0}, torch.tensor([0, 2]), count=3)
     {'rgb': tensor([1, 3]), 'names': ['a', 'c'], 'scale': 2.0}
+    >>> take((torch.tensor([1, 2]), torch.tensor([3, 4])), torch.tensor([1]), count=2)
+    (tensor([2]), tensor([4]))
     """
     if len(rows) == count:
         return data
     if isinstance(data, Tensor):
-        return data[rows.to(data.device)] if _has_rows(data, count) else data
+        return data[rows.to(data.device)] if _has_axes(data, count, what) else data
     if isinstance(data, Mapping):
-        return {name: take(value, rows, count) for name, value in data.items()}
+        return {name: take(value, rows, count, f"{what}[{name!r}]") for name, value in data.items()}
     if not isinstance(data, (tuple, list)):
         return data
-    one_each = len(data) == count and not all(_has_rows(value, count) for value in data)
-    taken = [data[row] for row in rows.tolist()] if one_each else [take(value, rows, count) for value in data]
-    return tuple(taken) if isinstance(data, tuple) else taken
+    if any(_is_part(value) for value in data):
+        taken = [take(value, rows, count, f"{what}[{index}]") for index, value in enumerate(data)]
+    else:
+        _check_count(len(data), count, what, f"a {type(data).__name__} of {len(data)} entries")
+        taken = [data[row] for row in rows.tolist()]
+    return taken if isinstance(data, list) else type(data)(*taken) if hasattr(data, "_fields") else tuple(taken)
 
 
-def _has_rows(value: Any, count: int) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == count
+def _is_part(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) or (isinstance(value, Tensor) and value.dim() > 0)
+
+
+def _has_axes(value: Tensor, count: int, what: str) -> bool:
+    if value.dim():
+        _check_count(len(value), count, what, f"shape {tuple(value.shape)}")
+    return value.dim() > 0
+
+
+def _check_count(found: int, count: int, what: str, described: str) -> None:
+    if found != count:
+        raise InputError(
+            f"{what} of a batch: expected {count} rows, as many as the inputs have, since only some of them are used, "
+            f"but found {described}. A tensor has its rows on the first axis; what differs in size from row to row goes "
+            "into a mapping for each row: [{'boxes': tensor}, ...]; what belongs to no row is a number or a tensor "
+            "without axes"
+        )

@@ -13,7 +13,7 @@ from subsense.injection.banks import Banks, start_banks
 from subsense.injection.hooks import Injection, check_unadapted
 from subsense.injection.planning import Plan, plan
 from subsense.injection.wrapped import check_materialised
-from subsense.modalities import AxisSpec, CombinationLike, Modalities
+from subsense.modalities import AxisSpec, Modalities, Wanted
 from subsense.modalities.calling import Call, CallSpec, parse_call, spread_arguments
 from subsense.modalities.filling import Filling, FillSpec
 from subsense.model.robust import RobustModel
@@ -27,7 +27,7 @@ def adapt(
     call: CallSpec = "kwargs",
     method: Method = "ssf",
     sharing: str = "independent",
-    combinations: str | Iterable[CombinationLike] = "all",
+    combinations: Wanted = "all",
     fill: FillSpec = "zeros",
     untrained: str = "error",
     include: Iterable[str] = ("*",),

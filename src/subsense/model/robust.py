@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from subsense.adapters import Adapter
-from subsense.errors import InputError
+from subsense.errors import InputError, ModalityError
 from subsense.injection.banks import Banks
 from subsense.injection.fused_attention import plain_attention
 from subsense.injection.hooks import Injection, Visitor
 from subsense.injection.planning import Plan, Site
-from subsense.modalities import Combination, CombinationLike, Modalities
+from subsense.modalities import Combination, CombinationLike, Modalities, Wanted
 from subsense.modalities.calling import Call
 from subsense.modalities.filling import Filling
 from subsense.modalities.inputs import Batch, Filled, Inputs, check_finite, read
@@ -27,9 +27,10 @@ from subsense.model.fingerprint import fingerprint
 from subsense.model.frozen import Before
 from subsense.routing.groups import output_tensors, run_grouped
 from subsense.routing.locate import Located, locate
-from subsense.routing.placement import NotLocated
+from subsense.routing.placement import NotFinite, NotLocated
 from subsense.routing.route import Route
 from subsense.routing.router import Router
+from subsense.support.modules import device_of, evaluating
 
 OUTPUT = "(output)"
 LARGE_GROUP = 2**21
@@ -77,7 +78,7 @@ class RobustModel(nn.Module):
         super().__init__()
         self.plan, self.router, self.injection, self.call = plan, router, injection, call
         self._before = Before(network)
-        self.network, self.banks, self.fill = network.eval().requires_grad_(False), banks, fill.to(_device(banks))
+        self.network, self.banks, self.fill = network.eval().requires_grad_(False), banks, fill.to(device_of(banks))
         self.located: Located | None = None
         self.check_inputs = False
         self._guard = _Guard()
@@ -200,9 +201,25 @@ class RobustModel(nn.Module):
         }
         return self.banks.named() | fills
 
-    def bank_rows(self, combinations: Iterable[CombinationLike]) -> Tensor:
+    def select(self, combinations: Wanted) -> tuple[Combination, ...]:
+        """Give those of the combinations with adapter sets that are asked for: ``"all"``, one, or several.
+
+        Raises:
+            ModalityError: an unknown combination, the complete one, or one without an adapter set.
+        """
+        if isinstance(combinations, str) and combinations == "all":
+            return self.combinations
+        asked = self.modalities.select(combinations)
+        if lacking := [str(one) for one in asked if one not in self.combinations]:
+            raise ModalityError(
+                f"combinations: {', '.join(lacking)} have no adapter set; those that have one are "
+                f"{', '.join(map(str, self.combinations))}; adapt(combinations=...) chooses them"
+            )
+        return asked
+
+    def bank_rows(self, combinations: Wanted) -> Tensor:
         """Give which bank rows the combinations use: bool (bank row,)."""
-        used = self.router.rows(combinations)
+        used = self.router.rows(self.select(combinations))
         return torch.tensor([row in used for row in range(len(self.router.row_names))])
 
     def adapter_set(self, combination: CombinationLike) -> list[tuple[Site, Adapter, dict[str, Tensor]]]:
@@ -213,7 +230,7 @@ class RobustModel(nn.Module):
         code = self.router.substitute(self.modalities.code(combination), training=False)
         if code == self.router.complete:
             return []
-        weights = self.router.uniform(code, _device(self.banks)).weights[0]
+        weights = self.router.uniform(code, device_of(self.banks)).weights[0]
         used = weights.nonzero().flatten()
         return [
             (site, adapter, adapter.merge({name: bank.detach()[used] for name, bank in banks.items()}, weights[used]))
@@ -222,9 +239,9 @@ class RobustModel(nn.Module):
             for banks in [self.banks.of(site, adapter)]
         ]
 
-    def mark_trained(self, combinations: Iterable[CombinationLike]) -> None:
-        """Say that the bank rows of these combinations have been trained."""
-        self.router.trained_rows |= self.router.rows(combinations)
+    def mark_trained(self, combinations: Wanted) -> None:
+        """Say that the bank rows of these combinations have been trained: ``"all"``, one combination, or several."""
+        self.router.trained_rows |= self.router.rows(self.select(combinations))
 
     def network_fingerprint(self) -> str:
         """Give a hash of the network's `state_dict`: names, shapes, dtypes, bytes."""
@@ -283,6 +300,13 @@ class RobustModel(nn.Module):
 
     def _grouped(self, filled: Filled, served: Sequence[int], device: torch.device) -> Any:
         places = self._placements().get(OUTPUT, ())
+        if self.located is not None and OUTPUT in self.located.not_finite:
+            self.located = None  # other rows may tell
+            raise NotFinite(
+                "rows of this batch have different modalities, and the network gives NaN for all of them, whatever "
+                "they hold, so it can't be told which rows of its output are whose; pass rows with the same modalities "
+                "together to see for which it gives numbers: model.pretrained(inputs) of one combination at a time"
+            )
         return run_grouped(lambda part, code: self._uniform(part, code, device), filled, served, places)
 
     def _groups_are_cheaper(self, filled: Filled, served: Sequence[int]) -> bool:
@@ -336,7 +360,7 @@ class RobustModel(nn.Module):
             return output, self._settle(output)
 
     def _cuda(self) -> list[torch.device]:
-        device = _device(self.banks)
+        device = device_of(self.banks)
         return [device] if device.type == "cuda" else []
 
     def _is_unlearned(self) -> bool:
@@ -354,16 +378,6 @@ class RobustModel(nn.Module):
             return self.call(self.network, self.modalities, filled)
 
     def _observe(self, filled: Filled) -> Mapping[str, Sequence[Tensor]]:
-        training = {module: module.training for module in self.network.modules()}
-        self.network.eval()
-        try:
-            with torch.no_grad(), plain_attention(), self.injection.observing() as observed:
-                output = self.call(self.network, self.modalities, filled)
-        finally:
-            for module, mode in training.items():
-                module.training = mode
+        with evaluating(self.network), torch.no_grad(), plain_attention(), self.injection.observing() as observed:
+            output = self.call(self.network, self.modalities, filled)
         return observed | {OUTPUT: output_tensors(output)}
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in module.parameters()), torch.device("cpu"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ Redraw = Callable[[Tensor, torch.Generator], Tensor]
 
 NUM_ROWS = 3
 STRENGTHS = (1.0, 3.0, 10.0, 30.0)  # of the change; a greater one wakes units that a ReLU keeps silent
+OTHER_DRAWS = ((True, True), (True, True), (False, False), (True, False))  # (other integers, noise on the rest)
 NOISE = 1e-3  # of the greatest change; below it a slice counts as unchanged
 
 
@@ -37,10 +38,13 @@ class Located:
     Attributes:
         certain: whether integers (ids, masks) were changed too. What inside a network depends on them is not known
             otherwise, and only what it gives back can be told apart by rows.
+        not_finite: names of tensors that hold NaN, whatever the inputs. A row of NaN shows no change, so it can't be
+            told whose it is.
     """
 
     placements: Mapping[str, tuple[Placement | None, ...]]
     certain: bool = True
+    not_finite: frozenset[str] = frozenset()
 
     def unknown(self, names: Sequence[str]) -> list[str]:
         """Give those of `names` of which at least one tensor is not located."""
@@ -59,9 +63,9 @@ def locate(run: Run, filled: Filled, output: str = "") -> Located:
             located, since it doesn't matter which is whose.
     """
     with suppress(_Refused):
-        return Located(_placements(run, filled, output, _redrawn))
+        return _located(run, filled, output, _redrawn)
     with suppress(_Refused):  # of a mask that hides all of a row, say: what integers may be is the network's own rule
-        return Located(_placements(run, filled, output, lambda rows, generator: rows), certain=False)
+        return replace(_located(run, filled, output, lambda rows, generator: rows), certain=False)
     return Located({}, certain=False)
 
 
@@ -69,26 +73,66 @@ class _Refused(Exception):
     """Say that the network could not run on changed inputs."""
 
 
-def _placements(run: Run, filled: Filled, output: str, redraw: Redraw) -> dict[str, tuple[Placement | None, ...]]:
+def _located(run: Run, filled: Filled, output: str, redraw: Redraw) -> Located:
     generator = torch.Generator().manual_seed(0)
-    base = {name: tuple(_distinct(tensor, generator) for tensor in tensors) for name, tensors in filled.items()}
-    fewer = {name: tuple(tensor[: NUM_ROWS - 1] for tensor in tensors) for name, tensors in base.items()}
-    first, second = _seeded(run, base), _seeded(run, fewer)
-    traces = {name: [_Trace(tensor, other) for tensor, other in _paired(tensors, second.get(name, ()))]
-              for name, tensors in first.items()}  # fmt: skip
+    base, first = _base(run, filled, redraw, generator)
+    traces = _traces(run, base, first)
     for strength in STRENGTHS:
         for row in range(NUM_ROWS):
-            changed = {name: tuple(_changed(tensor, row, strength, generator, redraw) for tensor in tensors)
-                       for name, tensors in base.items()}  # fmt: skip
-            third = _run_changed(run, changed)
-            for name, calls in traces.items():
-                for trace, other in _paired(calls, third.get(name, ())):
-                    trace.compare(other, row)
+            third = _run_changed(run, _with_changed_row(base, row, strength, generator, redraw))
+            _compare(traces, third, row)
         if all(trace.placement for calls in traces.values() for trace in calls):
             break
     placements = {name: tuple(trace.placement for trace in calls) or (None,) for name, calls in traces.items()}
     repeated = tuple(trace.placement or trace.repeated for trace in traces.get(output, ()))
-    return placements | ({output: repeated} if repeated else {})
+    lost = frozenset(name for name, calls in traces.items() for trace in calls if trace.is_lost)
+    return Located(placements | ({output: repeated} if repeated else {}), not_finite=lost)
+
+
+def _base(
+    run: Run, filled: Filled, redraw: Redraw, generator: torch.Generator
+) -> tuple[Filled, Mapping[str, Sequence[Tensor]]]:
+    """Give rows to change one by one, and what the network makes of them: of several draws one with the least NaN.
+
+    Rows of a batch may give NaN (attention whose mask hides all that a stand-in has), and such a row shows no change.
+    """
+    base = _distinct(filled, generator)
+    first = _seeded(run, base)
+    for integers, noise in OTHER_DRAWS:
+        if not _num_lost(first):
+            break
+        with suppress(Exception):  # the network may refuse what is drawn; then another draw does
+            other = _distinct(filled, generator, redraw if integers else None, noise)
+            found = _seeded(run, other)
+            base, first = (other, found) if _num_lost(found) < _num_lost(first) else (base, first)
+    return base, first
+
+
+def _num_lost(found: Mapping[str, Sequence[Tensor]]) -> int:
+    return sum(bool(tensor.isnan().any()) for calls in found.values() for tensor in calls)
+
+
+def _traces(run: Run, base: Filled, first: Mapping[str, Sequence[Tensor]]) -> dict[str, list[_Trace]]:
+    """Begin a trace for every call of every tensor, from a run of all rows and one of fewer."""
+    fewer = {name: tuple(tensor[: NUM_ROWS - 1] for tensor in tensors) for name, tensors in base.items()}
+    second = _seeded(run, fewer)
+    return {
+        name: [_Trace(tensor, other) for tensor, other in _paired(tensors, second.get(name, ()))]
+        for name, tensors in first.items()
+    }
+
+
+def _with_changed_row(base: Filled, row: int, strength: float, generator: torch.Generator, redraw: Redraw) -> Filled:
+    return {
+        name: tuple(_changed(tensor, row, strength, generator, redraw) for tensor in tensors)
+        for name, tensors in base.items()
+    }
+
+
+def _compare(traces: Mapping[str, Sequence[_Trace]], found: Mapping[str, Sequence[Tensor]], row: int) -> None:
+    for name, calls in traces.items():
+        for trace, other in _paired(calls, found.get(name, ())):
+            trace.compare(other, row)
 
 
 def _run_changed(run: Run, changed: Filled) -> Mapping[str, Sequence[Tensor]]:
@@ -121,7 +165,12 @@ class _Trace:
         folds = self.base.shape[self.axis] // NUM_ROWS
         layouts = (None,) if folds == 1 else (False, True)
         fitting = [inner for inner in layouts if self._rows(folds, inner) == [{row} for row in range(NUM_ROWS)]]
-        return Placement(self.axis, fitting[0]) if len(fitting) == 1 else None
+        return Placement(self.axis, fitting[0], self.base.dim()) if len(fitting) == 1 else None
+
+    @property
+    def is_lost(self) -> bool:
+        """Say whether NaN is why it isn't known where the rows are."""
+        return self.placement is None and self.repeated is None and bool(self.base.isnan().any())
 
     @property
     def repeated(self) -> Placement | None:
@@ -129,7 +178,8 @@ class _Trace:
         if self.axis is None or self.base.shape[self.axis] != NUM_ROWS or any(self.slices):
             return None
         first = self.base.narrow(self.axis, 0, 1)
-        return Placement(self.axis) if torch.equal(first.expand_as(self.base), self.base) else None
+        alike = torch.equal(first.expand_as(self.base), self.base)
+        return Placement(self.axis, rank=self.base.dim()) if alike else None
 
     def _rows(self, folds: int, inner: bool | None) -> list[set[int]]:
         """Give to which rows the changed slices would belong: one set for each changed row."""
@@ -161,7 +211,10 @@ def _seeded(run: Run, filled: Filled) -> Mapping[str, Sequence[Tensor]]:
 
 
 def _changed_slices(base: Tensor, other: Tensor, axis: int) -> list[int]:
-    difference = (base.double() - other.double()).movedim(axis, 0).abs().nan_to_num(nan=float("inf"))
+    """Give the slices that differ; NaN and infinity that stand in both at the same place are no difference."""
+    one, two = base.double(), other.double()
+    same = (one == two) | (one.isnan() & two.isnan())
+    difference = (one - two).masked_fill(same, 0.0).movedim(axis, 0).abs().nan_to_num(nan=float("inf"))
     if not difference.numel():
         return []
     change = difference.reshape(len(difference), -1).amax(1)
@@ -169,10 +222,16 @@ def _changed_slices(base: Tensor, other: Tensor, axis: int) -> list[int]:
     return ((change > NOISE * greatest) & (change > 0)).nonzero().flatten().tolist()
 
 
-def _distinct(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Give `NUM_ROWS` rows like those of a tensor; numbers get noise, so that no stand-in keeps a layer silent."""
-    rows = tensor[torch.arange(NUM_ROWS, device=tensor.device) % len(tensor)]
-    return _noisy(rows, generator) if rows.is_floating_point() else rows.clone()
+def _distinct(filled: Filled, generator: torch.Generator, redraw: Redraw | None = None, noise: bool = True) -> Filled:
+    """Give `NUM_ROWS` rows like those of a batch; numbers get noise, so that no stand-in keeps a layer silent."""
+
+    def draw(tensor: Tensor) -> Tensor:
+        rows = tensor[torch.arange(NUM_ROWS, device=tensor.device) % len(tensor)]
+        if rows.is_floating_point():
+            return _noisy(rows, generator) if noise else rows.nan_to_num(0.0, 0.0, 0.0)
+        return rows.clone() if redraw is None else redraw(rows, generator)
+
+    return {name: tuple(draw(tensor) for tensor in tensors) for name, tensors in filled.items()}
 
 
 def _changed(tensor: Tensor, row: int, strength: float, generator: torch.Generator, redraw: Redraw) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -17,10 +17,17 @@ class Placement:
         axis: the axis that grows with the batch.
         inner: whether the batch varies fastest on that axis, as in (window * batch); otherwise (batch * window). None
             where that can't be told, since the axis held nothing but the batch.
+        rank: how many axes the tensor had when rows were located; None where that isn't known.
     """
 
     axis: int
     inner: bool | None = None
+    rank: int | None = field(default=None, compare=False)
+
+    def holds(self, tensor: Tensor, num_rows: int) -> bool:
+        """Say whether a tensor has these rows where they were located; a network that squeezes loses a single one."""
+        fits = self.rank is None or tensor.dim() == self.rank
+        return fits and self.axis < tensor.dim() and not tensor.shape[self.axis] % num_rows
 
     def spread(self, values: Tensor, like: Tensor, axis: int, num_features: int) -> Tensor:
         """Shape values (batch, *features) so that they broadcast to `like`, features from `axis` on."""
@@ -41,6 +48,10 @@ class Placement:
                 f"{what} holds more than the batch on axis {self.axis}, but didn't for the inputs with which rows were "
                 "located; call locate(inputs) on the model, with inputs of this size"
             )
+
+
+class NotFinite(InputError):
+    """Say that rows can't be told apart, since the network gives NaN whatever goes in."""
 
 
 class NotLocated(InputError):

@@ -49,18 +49,6 @@ class Router:
         """Name the bank rows: combinations (independent), or the modality that is missing (additive)."""
         return tuple(map(str, self.combinations)) if self.sharing == "independent" else self.modalities.names
 
-    def asked(self, combinations: Iterable[CombinationLike] | None) -> tuple[Combination, ...]:
-        """Give the combinations that were asked for, None: all that have sets; `ModalityError` where one has none."""
-        if combinations is None:
-            return self.combinations
-        asked = self.modalities.select(combinations)
-        if lacking := [str(one) for one in asked if one not in self.combinations]:
-            raise ModalityError(
-                f"combinations: {', '.join(lacking)} have no adapters; those that have are "
-                f"{', '.join(map(str, self.combinations))}; adapt(combinations=...) chooses them"
-            )
-        return asked
-
     def rows(self, combinations: Iterable[CombinationLike]) -> frozenset[int]:
         """Give the bank rows which the combinations use; raise `ModalityError` where one has none."""
         codes = [self.modalities.code(one) for one in combinations]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from subsense.errors import TrainingError
 from subsense.evaluation.metrics import Measure, build
-from subsense.modalities import CombinationLike
+from subsense.modalities import CombinationLike, Wanted
 from subsense.model.robust import RobustModel
 from subsense.training.loop import fit
 from subsense.training.losses import Distill, Loss, Objective, Select, make_objective
@@ -31,7 +31,7 @@ def train(
     *,
     loss: Loss | Distill | Literal["distill"],
     strategy: Literal["joint", "separate"] = "joint",
-    combinations: Iterable[CombinationLike] | None = None,
+    combinations: Wanted | None = None,
     weights: Mapping[CombinationLike, float] | None = None,
     select: Select | None = None,
     val_loader: Any = None,
@@ -119,7 +119,7 @@ def train(
         accumulate=accumulate, precision=precision, dropout=dropout, seed=seed, patience=patience,
         folder=folder, resume=resume, save_every=save_every, progress=progress, log_with=log_with,
     )  # fmt: skip
-    asked = robust.router.asked(combinations)
+    asked = robust.select("all" if combinations is None else combinations)
     _check_strategy(robust, strategy, weights)
     objective = make_objective(loss, teacher_of(robust), select)
     check_loader("loader", loader, schedule)
@@ -128,7 +128,8 @@ def train(
     parts = tuple(Part(group, Drawer(robust.modalities, group, weights)) for group in groups)
     facts = {"strategy": strategy, "network": robust.network_fingerprint()} if folder else {}
     report = fit(Run(Adapters(robust, dropout), loader, objective, parts, options, validation, facts))
-    robust.mark_trained(one for one in asked if report.rows[str(one)])
+    if trained := [one for one in asked if report.rows[str(one)]]:
+        robust.mark_trained(trained)
     return report
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from subsense.errors import TrainingError
 from subsense.evaluation.metrics import Measure
-from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities
+from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities, Wanted
 from subsense.modalities.calling import CallSpec, parse_call, spread_arguments
 from subsense.modalities.filling import Filling
 from subsense.model.filled import FilledNetwork
@@ -99,7 +99,7 @@ def finetune(
     loader: Any,
     *,
     loss: Loss | Distill | Literal["distill"],
-    combinations: Iterable[CombinationLike] | None = None,
+    combinations: Wanted | None = None,
     weights: Mapping[CombinationLike, float] | None = None,
     val_loader: Any = None,
     metric: str | Metric | Measure | None = None,
@@ -144,12 +144,7 @@ def finetune(
     ('Sum', False)
     """
     modalities = robust.modalities
-    asked = modalities.combinations()
-    if combinations is not None:
-        named = [combinations] if isinstance(combinations, str) else combinations
-        asked = tuple(dict.fromkeys(modalities.combination(one) for one in named))
-    if not asked:
-        raise TrainingError("combinations: expected at least one, but found none")
+    asked = modalities.select("all" if combinations is None else combinations, complete=True)
 
     def make() -> FilledNetwork:
         with robust.no_adapters():

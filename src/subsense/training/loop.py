@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from subsense.errors import TrainingError
+from subsense.support.modules import modes_kept
 from subsense.training.distributed import Processes
 from subsense.training.report import Epoch, TrainingReport, best_epoch
 from subsense.training.run import Position, Run, length_of
 from subsense.training.seeding import random_state_kept, seed_everything, seed_loader
 from subsense.training.state import check_vacant, load_state, save_state
 from subsense.training.step import Stepper
-from subsense.training.trainee import modes_kept
 
 PASSING = ("folder", "resume", "save_every", "progress", "log_with")
 """Options that may differ when a run goes on: they don't change what comes out."""

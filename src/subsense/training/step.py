@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from subsense.errors import InputError, NonFiniteLoss, TrainingError
+from subsense.modalities import Combination
 from subsense.modalities.loaders import available, split, take
+from subsense.routing.placement import NotFinite
 from subsense.training.distributed import Processes
 from subsense.training.run import Position, Run
 from subsense.training.sampling import Draw
@@ -19,6 +21,7 @@ from subsense.training.seeding import derive_seed, seed_everything
 
 Rows = tuple[Mapping[str, Any], Any, Draw]
 """Inputs and target of the rows that train, and what was drawn for them."""
+WAYS = "Lower lr, set clip, or look for NaN and infinity in the data of these rows"
 FUSED_DEVICES = ("cpu", "cuda")
 
 
@@ -81,7 +84,7 @@ class Stepper:
         rows, dropped = self._draw(batch, position)
         count, loss = len(rows[2].rows), None
         if count:
-            loss = self._forward(rows, self._seed("forward", position))
+            loss = self._loss_of(rows, self._seed("forward", position))
         self._count(count, dropped, loss, rows, position)
         if loss is not None:
             (loss * count).backward()
@@ -116,8 +119,15 @@ class Stepper:
         draw = self.part.drawer.draw(everyone, self._seed("draw", position, process=0)).of(first, len(has))
         dropped = len(has) - len(draw.rows)
         if dropped:
-            inputs, target = take(inputs, draw.rows, len(has)), take(target, draw.rows, len(has))
+            inputs = take(inputs, draw.rows, len(has), "inputs")
+            target = take(target, draw.rows, len(has)) if objective.needs_target else None
         return (inputs, target, draw), dropped
+
+    def _loss_of(self, rows: Rows, seed: int | None) -> Tensor:
+        try:
+            return self._forward(rows, seed)
+        except NotFinite:  # rows could not be told apart, since they are NaN: which ones, `_culprits` finds out
+            return torch.full((), float("nan"))
 
     def _forward(self, rows: Rows, seed: int | None) -> Tensor:
         inputs, target, draw = rows
@@ -138,7 +148,11 @@ class Stepper:
         drawn = which[2].which.bincount(minlength=len(self.part.combinations)).tolist()
         total, bad, *counts = self.processes.total(0.0 if is_bad else value * rows, is_bad, rows, dropped, *drawn)
         if bad:
-            why = f"the loss is {value}{self._culprits(which)}" if is_bad else "another process has no finite loss"
+            why = (
+                f"the loss is {value}{self._culprits(which)}"
+                if is_bad
+                else f"another process has no finite loss. {WAYS}"
+            )
             self._stop(position, why)
         rows, dropped, *drawn = map(int, counts)
         position.loss, self._loss = position.loss + total, self._loss + total
@@ -153,7 +167,7 @@ class Stepper:
         gradients = [parameter.grad.div_(rows) for parameter in moving if parameter.grad is not None]
         norm = get_total_norm(gradients)
         if not isfinite(norm):
-            self._stop(position, f"the gradient's norm is {norm.item()}, though the loss is finite")
+            self._stop(position, f"the gradient's norm is {norm.item()}, though the loss is finite. {WAYS}")
         if self.run.options.clip is not None:
             clip_grads_with_norm_(moving, self.run.options.clip, norm)
         for group in self._optimizer.param_groups:
@@ -164,25 +178,26 @@ class Stepper:
                 parameter[fixed] = before
 
     def _culprits(self, rows: Rows) -> str:
-        """Say which combinations' rows have no finite loss, by computing it for each alone."""
+        """Say which combinations' rows have no finite loss, by computing it for each alone, and the likely cause."""
         self.run.trainee.measure()
         with torch.no_grad():
-            found = [name for name, some in self._by_combination(rows) if not self._forward(some, None).isfinite()]
+            found = {combination: some for combination, some in self._by_combination(rows)
+                     if not self._forward(some, None).isfinite()}  # fmt: skip
+            causes = [self.run.trainee.why_not_finite(combination, some[0], some[2].present)
+                      for combination, some in found.items()]  # fmt: skip
         drawn = sorted({str(self.part.combinations[which]) for which in rows[2].which.tolist()})
-        return f" for rows with {', '.join(found or drawn)}" + " taken together" * (not found)
+        names = ", ".join(map(str, found)) if found else f"{', '.join(drawn)} taken together"
+        return f" for rows with {names}. {next((cause for cause in causes if cause), WAYS)}"
 
-    def _by_combination(self, rows: Rows) -> Iterator[tuple[str, Rows]]:
+    def _by_combination(self, rows: Rows) -> Iterator[tuple[Combination, Rows]]:
         inputs, target, draw = rows
         for which in draw.which.unique().tolist():
             few, count = (draw.which == which).nonzero().flatten(), len(draw.which)
             drawn = Draw(draw.rows[few], draw.which[few], draw.present[few])
-            yield str(self.part.combinations[which]), (take(inputs, few, count), take(target, few, count), drawn)
+            yield self.part.combinations[which], (take(inputs, few, count, "inputs"), take(target, few, count), drawn)
 
     def _stop(self, position: Position, why: str) -> NoReturn:
-        raise NonFiniteLoss(
-            f"{position}: {why}. Training stopped and the parameters are those of before this step. "
-            "Lower lr, set clip, or look for NaN and infinity in the data of these rows"
-        )
+        raise NonFiniteLoss(f"{position}: {why}. Training stopped and the parameters are those of before this step")
 
     def _seed(self, purpose: str, position: Position, process: int | None = None) -> int:
         process = self.processes.index if process is None else process

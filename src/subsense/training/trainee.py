@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from subsense.errors import InputError
 from subsense.modalities import Combination, Modalities
+from subsense.modalities.inputs import check_finite, read
 from subsense.modalities.loaders import num_rows
 from subsense.model.filled import FilledNetwork
 from subsense.model.robust import RobustModel
+from subsense.routing.groups import output_tensors
+from subsense.support.modules import evaluating
 
 Fixed = Mapping[str, Tensor]
 """Parameter's name -> bool, along its first axes: what must not move."""
@@ -45,6 +48,9 @@ class Trainee(Protocol):
 
     def measure(self) -> None:
         """Make ready for a deterministic output, of any combination that is being trained."""
+
+    def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
+        """Say where NaN or infinity for rows of a combination may come from; empty where nothing points anywhere."""
 
 
 class Adapters:
@@ -89,6 +95,22 @@ class Adapters:
         """Switch Dropout off. Adapters stay in train mode, in which a set may be used that is not finished."""
         self.module.train()
 
+    def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
+        """Look at the data first, then at what the frozen network gives without adapters."""
+        if found := _not_finite_in(self.modalities, inputs, present):
+            return found
+        outputs = output_tensors(self.module.pretrained(_without_present(inputs), present))
+        if all(bool(one.isfinite().all()) for one in outputs):
+            return ""
+        lacks = ", ".join(
+            f"{name} ({self.module.fill.kinds[name]})" for name in self.modalities if name not in combination
+        )
+        return (
+            "The network gives NaN or infinity there without any adapter, though the data are finite. The likely cause "
+            f"is what stands in for what is missing, {lacks}: a mask that hides all, a mean or a norm over zeros. "
+            "Choose another with adapt(fill=...), such as subsense.Constant for a mask, or leave the combination out"
+        )
+
 
 class Weights:
     """Train all weights of a network that is called on filled inputs, in train mode, BatchNorm included."""
@@ -114,6 +136,22 @@ class Weights:
         """Switch the network to inference."""
         self.module.eval()
 
+    def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
+        """Look at the data alone: all weights move."""
+        return _not_finite_in(self.modalities, inputs, present)
+
+
+def _not_finite_in(modalities: Modalities, inputs: Mapping[str, Any], present: Tensor) -> str:
+    try:
+        check_finite(modalities, read(modalities, _without_present(inputs), present))
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _without_present(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if name != "present"}
+
 
 def is_fill(name: str) -> bool:
     """Say whether an adapter parameter is a learned stand-in for a missing input, and so has no bank rows."""
@@ -125,24 +163,12 @@ def dropout_layers(network: nn.Module) -> list[nn.Module]:
     return [layer for layer in network.modules() if isinstance(layer, _DropoutNd)]
 
 
-@contextmanager
-def modes_kept(module: nn.Module) -> Iterator[None]:
-    """Put every layer back into train or eval mode as it was."""
-    modes = [(layer, layer.training) for layer in module.modules()]
-    try:
-        yield
-    finally:
-        for layer, mode in modes:
-            layer.training = mode
-
-
 def teacher_of(robust: RobustModel) -> Any:
     """Give the network as a teacher: inputs -> its own output with every modality present, without dropout."""
     present = robust.modalities.present(robust.modalities.complete)
 
     def teach(inputs: Mapping[str, Any]) -> Any:
-        with modes_kept(robust.network):
-            robust.network.eval()
+        with evaluating(robust.network):
             return robust.pretrained(inputs, present.expand(num_rows(inputs), -1))
 
     return teach

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from warnings import warn
 
 import torch
 from torch import Tensor
@@ -97,7 +98,12 @@ class _Tally:
         """Give the measure over all batches."""
         if not self._rows:
             raise TrainingError(f"val_loader: no row has {combination}, so it can't be measured")
-        return self._loss / self._rows if self._measure is None else self._measure.compute()
+        value = self._loss / self._rows if self._measure is None else self._measure.compute()
+        lost = 0 if self._measure is None else self._measure.num_not_finite
+        if lost:
+            warn(f"val_loader: the output for {combination} is NaN or infinite in {lost} of {self._rows} rows, so this "
+                 "epoch has no metric and is not kept as the best", stacklevel=2)  # fmt: skip
+        return value
 
 
 def _measure(
@@ -115,7 +121,7 @@ def _measure(
     if not len(rows):
         return
     if len(rows) < len(has):
-        inputs, target = take(inputs, rows, len(has)), take(target, rows, len(has))
+        inputs, target = take(inputs, rows, len(has), "inputs"), take(target, rows, len(has))
     goal = processes.compute(tally.goal, inputs, target)
     output = processes.compute(trainee.module, inputs, present.expand(len(rows), -1))
     tally.update(output, goal, len(rows))

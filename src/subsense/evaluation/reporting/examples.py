@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from subsense.errors import InputError
-from subsense.evaluation.evaluate import asked_for, evaluating
-from subsense.evaluation.metrics import select_scores
+from subsense.evaluation.evaluate import asked_for
+from subsense.evaluation.metrics import are_finite, select_scores
 from subsense.evaluation.reporting.thumbnails import class_colour, image, mask, picture
-from subsense.modalities import Combination, CombinationLike, Modalities
+from subsense.modalities import Combination, Modalities, Wanted
+from subsense.modalities.loaders import moved
+from subsense.support.modules import device_of, evaluating
 
 if TYPE_CHECKING:
     from subsense.model.robust import RobustModel
@@ -73,7 +75,7 @@ def collect_examples(
     items: Iterable[Any],
     *,
     class_names: Sequence[str] | None = None,
-    combinations: str | Iterable[CombinationLike] = "all",
+    combinations: Wanted = "all",
     names: Sequence[str] | None = None,
     render: Mapping[str, Render] | None = None,
     select: Callable[[Any], Tensor] = select_scores,
@@ -147,13 +149,16 @@ class _Speaker:
         )
 
     def scores(self, run: Callable[..., Any], inputs: Mapping[str, Any], combination: Combination) -> Tensor:
-        device = next((parameter.device for parameter in self.robust.network.parameters()), torch.device("cpu"))
-        batch = _moved(default_collate([dict(inputs)]), device)
-        present = self.robust.modalities.present(combination)[None].to(device)
+        """Give the scores of one sample; it runs twice in one batch, since a network that squeezes loses a single row."""
+        device = device_of(self.robust.network)
+        batch = moved(default_collate([{name: inputs[name] for name in inputs if name != "present"}] * 2), device)
+        present = self.robust.modalities.present(combination).expand(2, -1)
         return self.select(run(batch, present))[0].float().cpu()
 
     def said(self, scores: Tensor, target: Tensor) -> Prediction:
         """Describe the scores of one sample: (class, H, W), (class,), or a single value."""
+        if not bool(are_finite(scores[None]).all()):
+            return Prediction(label="NaN or infinity")
         if scores.ndim == 3:
             return self._segmented(scores, target)
         if target.is_floating_point() or scores.numel() == 1:
@@ -202,15 +207,6 @@ def _has(modalities: Modalities, inputs: Mapping[str, Any], combination: Combina
     present = inputs.get("present", torch.ones(len(modalities), dtype=torch.bool))
     has = {name for name, flag in zip(modalities, present, strict=True) if flag and name in inputs}
     return has.issuperset(combination)
-
-
-def _moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Bring nested inputs to a device, without `present`, which is said for each combination."""
-    return {
-        name: _moved(value, device) if isinstance(value, Mapping) else value.to(device)
-        for name, value in values.items()
-        if name != "present"
-    }
 
 
 def _shown(value: Any, render: Render | None) -> Input:

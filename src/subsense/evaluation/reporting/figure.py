@@ -64,7 +64,7 @@ def _draw_table(axes: Axes, results: Results, rows: list[Row]) -> None:
         for x, column in enumerate(results.columns):
             value: Any = row.value(column)  # Any: matplotlib's stubs know no scalar here
             colour = "#555555" if value is None else _ink(*image.cmap(image.norm(value))[:3])
-            axes.text(x, y, results.show(value), ha="center", va="center", color=colour, fontsize=9.5)
+            axes.text(x, y, results.cell(row, column), ha="center", va="center", color=colour, fontsize=9.5)
     axes.set_yticks(range(len(rows)), [_plain(row.combination) for row in rows], fontsize=9.5)
     axes.set_xticks(range(len(results.columns)), [results.heading(column) for column in results.columns], fontsize=9.5)
     axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)

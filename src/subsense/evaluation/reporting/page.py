@@ -82,11 +82,11 @@ class _Table:
     def line(self, row: Row) -> Line:
         values = {column: row.value(column) for column in self.results.columns}
         recovery = self.results.recovery(row)
-        gain = (row.adapted or 0) - (row.pretrained or 0)
+        gain = (_finite(row.adapted) or 0) - (_finite(row.pretrained) or 0)
         return Line(
             combination=row.combination,
             count=row.count,
-            cells=[Cell(column, self.results.show(value), _finite(value), self._heat(value))
+            cells=[Cell(column, self.results.cell(row, column), _finite(value), self._heat(value))
                    for column, value in values.items()],
             recovery=show_share(recovery),
             recovery_number=_finite(recovery),

@@ -17,10 +17,14 @@ from subsense.support.files import write_atomically
 
 @dataclass(frozen=True)
 class Cell:
-    """Hold what was measured for one combination, on `count` rows of data; None where no row has it."""
+    """Hold what was measured for one combination, on `count` rows of data; None where no row has it.
+
+    For `num_not_finite` of the rows the output was NaN or infinite; with any, the value is NaN.
+    """
 
     value: float | None
     count: int
+    num_not_finite: int = 0
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Bench:
             **baseline,
         )
         row = results[str(combination)]
-        return Cell(row.value(column), row.count)
+        return Cell(row.value(column), row.count, row.not_finite.get(column, 0))
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,11 @@ def assemble(
             combination=str(one),
             count=counts[one],
             compared={name: column[one].value for name, column in compared.items() if one in column},
+            not_finite={
+                name: column[one].num_not_finite
+                for name, column in {**cells, **compared}.items()
+                if one in column and column[one].num_not_finite
+            },
             **{name: column[one].value for name, column in cells.items() if one in column},
         )
         for one in asked
