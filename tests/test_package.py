@@ -25,9 +25,11 @@ VERBS = {
 }
 NOUNS = {
     "AttentionClass",
+    "Collate",
     "Combination",
     "Constant",
     "Distill",
+    "Incomplete",
     "LayerClass",
     "Mean",
     "Modalities",
@@ -80,7 +82,7 @@ HEAVY = {
     "yaml",
 }
 
-MOST_MODULES = 151
+MOST_MODULES = 152
 
 IMPORT = """
 import json, sys

@@ -37,6 +37,7 @@ from subsense.evaluation.reporting import collect_examples, report
 from subsense.evaluation.results import Results
 from subsense.injection.planning import Plan, plan
 from subsense.modalities import Combination, Modalities
+from subsense.modalities.collating import Collate, Incomplete
 from subsense.modalities.filling import Constant, Mean
 from subsense.model.adapt import adapt
 from subsense.model.checkpoint import load, save
@@ -52,6 +53,7 @@ __all__ = [
     "AttentionClass",
     "BitFit",
     "CheckpointError",
+    "Collate",
     "Combination",
     "Constant",
     "DamagedFile",
@@ -60,6 +62,7 @@ __all__ = [
     "FactoryError",
     "FoldError",
     "ForeignTensor",
+    "Incomplete",
     "InputError",
     "LayerClass",
     "LayerNeverCalled",
