@@ -26,10 +26,15 @@ VERBS = {
 }
 NOUNS = {
     "AttentionClass",
+<<<<<<< HEAD
     "CalibrationReport",
+=======
+    "Collate",
+>>>>>>> aa4c90e851177da6ca84f97d6c04bc47eb66f612
     "Combination",
     "Constant",
     "Distill",
+    "Incomplete",
     "LayerClass",
     "Mean",
     "Modalities",
@@ -83,7 +88,7 @@ HEAVY = {
     "yaml",
 }
 
-MOST_MODULES = 165
+MOST_MODULES = 175
 
 IMPORT = """
 import json, sys

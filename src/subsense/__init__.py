@@ -39,6 +39,7 @@ from subsense.evaluation.reporting import collect_examples, report
 from subsense.evaluation.results import Results
 from subsense.injection.planning import Plan, plan
 from subsense.modalities import Combination, Modalities
+from subsense.modalities.collating import Collate, Incomplete
 from subsense.modalities.filling import Constant, Mean
 from subsense.model.adapt import adapt
 from subsense.model.checkpoint import load, save
@@ -56,6 +57,7 @@ __all__ = [
     "CalibrationError",
     "CalibrationReport",
     "CheckpointError",
+    "Collate",
     "Combination",
     "Constant",
     "DamagedFile",
@@ -64,6 +66,7 @@ __all__ = [
     "FactoryError",
     "FoldError",
     "ForeignTensor",
+    "Incomplete",
     "InputError",
     "LayerClass",
     "LayerNeverCalled",

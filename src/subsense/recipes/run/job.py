@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 import subsense as ss
 from subsense import data
 from subsense.modalities.filling import Filling
+from subsense.recipes.progress import note
 from subsense.recipes.reading import load_recipe
 from subsense.recipes.run.fills import make_fill
 from subsense.recipes.schema import Recipe
@@ -80,6 +81,8 @@ class Job:
             ModalityError: what the recipe fills in does not fit their inputs.
         """
         loaded = _load_data(self.recipe, self.root)
+        for one in loaded.notes:
+            note(one)
         _check_combinations(self.name, self.recipe, loaded)
         fill = make_fill(self.name, self.recipe.adapt.fill, loaded.fills)
         Filling(ss.Modalities(self.recipe.adapt.modalities or loaded.modalities), fill)
@@ -93,12 +96,16 @@ class Job:
     def batches(self, size: int) -> DataLoader[Any]:
         """Give the training samples in shuffled batches; the order comes from the seed."""
         generator = torch.Generator().manual_seed(self.recipe.seed)
-        workers = self.recipe.data.workers
-        return DataLoader(self.data.train, size, shuffle=True, generator=generator, num_workers=workers)
+        return DataLoader(self.data.train, size, shuffle=True, generator=generator, **self._loading)
 
     def test_batches(self) -> DataLoader[Any]:
         """Give the test samples in order."""
-        return DataLoader(self.data.test, self.recipe.evaluate.batch_size, num_workers=self.recipe.data.workers)
+        return DataLoader(self.data.test, self.recipe.evaluate.batch_size, **self._loading)
+
+    @property
+    def _loading(self) -> dict[str, Any]:
+        """Say how batches are made: by how many processes, and of samples that may lack modalities."""
+        return {"num_workers": self.recipe.data.workers, "collate_fn": ss.Collate(self.modalities)}
 
 
 def open_job(
