@@ -10,7 +10,7 @@ from torch import nn
 import subsense as ss
 from subsense.recipes.progress import note
 from subsense.recipes.run.job import Job
-from subsense.recipes.run.resolve import make_call
+from subsense.recipes.run.resolve import load_adapters
 from subsense.recipes.run.train import adapt_network, load_sets
 from subsense.recipes.schema import Recipe
 from subsense.support.files import write_atomically
@@ -56,8 +56,7 @@ def load_calibrated(job: Job, network: nn.Module) -> ss.RobustModel:
     """Load the sets that `calibrate_sets` saved, or those that were trained where there are none."""
     if not is_calibrated(job):
         return load_sets(job, network)
-    call = make_call(job.recipe)
-    return ss.load(job.calibrated, network, call=call if callable(call) else None)
+    return load_adapters(calibrated_recipe(job.recipe), job.calibrated, network)
 
 
 def _origin(recipe: Recipe) -> str:
