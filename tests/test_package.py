@@ -26,11 +26,8 @@ VERBS = {
 }
 NOUNS = {
     "AttentionClass",
-<<<<<<< HEAD
     "CalibrationReport",
-=======
     "Collate",
->>>>>>> aa4c90e851177da6ca84f97d6c04bc47eb66f612
     "Combination",
     "Constant",
     "Distill",

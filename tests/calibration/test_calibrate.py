@@ -278,3 +278,19 @@ def test_positions_that_are_no_number_are_left_out_and_said() -> None:
     assert all(bank.isfinite().all() for bank in robust.adapter_parameters().values())
     assert report.not_finite["left", "left"] == 12
     assert "left: 12 positions of left are no finite number and were left out" in str(report)
+
+
+def test_evaluate_gives_other_sets_a_column_of_their_own() -> None:
+    robust, inputs = adapted("towers", method="ssf")
+    other, _ = adapted("towers", method=["ssf", "lora"])
+    for model in (robust, other):
+        ss.calibrate(model, [inputs], **QUIET)
+    batch = inputs, torch.arange(12) % 3
+    results = ss.evaluate(robust, [batch], metric="accuracy", compared={"with rank": other}, **QUIET)
+    assert results.columns == ("pretrained", "adapted", "with rank")
+    assert results.compared["with rank"].method == "ssf + lora (rank 4)"
+    with pytest.raises(ss.InputError, match="adapt a copy"):
+        ss.evaluate(robust, [batch], metric="accuracy", compared={"same": robust}, **QUIET)
+    another = ss.adapt(Towers(), TOWERS)
+    with pytest.raises(ss.InputError, match="other weights"):
+        ss.evaluate(robust, [batch], metric="accuracy", compared={"another": another}, **QUIET)

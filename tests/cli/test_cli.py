@@ -15,7 +15,7 @@ from command_line import OWN_RECIPE, fail, run, succeed
 from subsense.recipes import run as pipeline
 from subsense.recipes.reading import load_recipe
 
-VERBS = ["demo", "ls", "cp", "validate", "plan", "train", "evaluate", "compare", "report", "fold"]
+VERBS = ["demo", "ls", "cp", "validate", "plan", "train", "calibrate", "evaluate", "compare", "report", "fold"]
 
 
 @pytest.fixture

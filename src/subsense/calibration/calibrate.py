@@ -94,7 +94,9 @@ def calibrate(
     for adapter in robust.plan.adapters:
         if not all(hasattr(adapter, part) for part in ("added", "basis", "rest", "solve")):
             raise CalibrationError(f"calibrate: method {adapter.name!r} has no `solve`; train it")
-    asked, started = robust.select("all" if combinations is None else combinations), time.process_time()
+    _check_methods(robust)
+    asked = robust.select("all" if combinations is None else combinations)
+    started = time.process_time()
     with _seeded(seed):
         found = read_rows(robust.modalities, loader, rows, robust.banks.device)
     fitted, checked = _split(found.chunks, found.count, held_out)
@@ -201,6 +203,19 @@ def _check(**given: Any) -> None:
     ]
     if faults:
         raise CalibrationError("calibrate: " + "; ".join(faults))
+
+
+def _check_methods(robust: RobustModel) -> None:
+    """Refuse methods of the user's own that don't say how they are solved."""
+    for adapter in robust.plan.adapters:
+        cls = type(adapter)
+        missing = [part for part in ("basis", "rest", "solve") if not callable(getattr(cls, part, None))]
+        missing += ["added"] * (not hasattr(cls, "added"))
+        if missing:
+            raise CalibrationError(
+                f"method {adapter.name!r} ({cls.__module__}.{cls.__qualname__}) can't be calibrated: it lacks "
+                f"{', '.join(missing)}; see subsense.adapters.base.Adapter, or train it"
+            )
 
 
 def _split(chunks: Sequence[Inputs], count: int, held_out: float) -> tuple[list[Inputs], list[Inputs]]:

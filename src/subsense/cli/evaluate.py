@@ -17,15 +17,18 @@ def evaluate(
 ) -> None:
     """Measure what `subsense train` saved, beside the baselines that the recipe asks for.
 
+    What `subsense calibrate` saved has a column of its own; where nothing was trained, it is the adapted one.
     Each baseline is kept as soon as it is measured: stopped and started again, this goes on.
     """
     from subsense.recipes import run as pipeline
 
     job = pipeline.open_job(recipe, root, output, changes)
-    robust = pipeline.load_sets(job, pipeline.pretrained(job))
+    calibrated = pipeline.load_calibrated(job, pipeline.pretrained(job))
+    robust = pipeline.load_sets(job, pipeline.pretrained(job)) if pipeline.is_trained(job) else calibrated
     if fresh:
         pipeline.forget(job)
-    results = pipeline.measure(job, robust)
+    beside = {"calibrated": calibrated} if pipeline.is_trained(job) and pipeline.is_calibrated(job) else {}
+    results = pipeline.measure(job, robust, beside=beside)
     files = pipeline.write_reports(job, robust, results)
     if as_json:
         say_json(results.model_dump(mode="json"))

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Runs = Callable[[Any, Tensor], Any]
 """What is called with inputs and `present`, and gives the network's output."""
-Cell = tuple[Combination, Column]
+Cell = tuple[Combination, str]
+"""What was asked for, and a column: one of `Column`, or the heading of what is compared."""
 Given = Mapping[Any, "nn.Module | float"]
 
 
@@ -40,6 +41,7 @@ def evaluate(
     columns: Collection[Column] = ("pretrained", "adapted"),
     dedicated: Given | None = None,
     finetuned: nn.Module | Given | None = None,
+    compared: Mapping[str, RobustModel] | None = None,
     select: Callable[[Any], Tensor] | None = None,
     seed: int | None = None,
     title: str = "",
@@ -60,6 +62,7 @@ def evaluate(
         columns: which of ``"pretrained"`` (the frozen network on filled inputs) and ``"adapted"`` to measure.
         dedicated: combination -> a network trained for it alone, called as the frozen one is; or its measured value.
         finetuned: the whole network fine-tuned, for all combinations, or a mapping as for `dedicated`.
+        compared: heading -> the same network with other adapter sets, each a column of its own.
         select: takes the scores out of the network's output; by default the tensor that it is, or its ``logits``.
         seed: what the adapters were trained with; kept in the results.
         title: what the results call themselves, such as the data's name.
@@ -92,15 +95,20 @@ def evaluate(
     asked = asked_for(robust.modalities, combinations)
     baselines = _baselines(robust, asked, dedicated, finetuned)
     modules = {cell: what for cell, what in baselines.items() if isinstance(what, nn.Module)}
-    runs = {**_own(robust, asked, columns), **{cell: _around(robust, module) for cell, module in modules.items()}}
+    others = _check_compared(robust, compared or {})
+    runs: dict[Cell, Runs] = {
+        **_own(robust, asked, columns),
+        **{cell: _around(robust, module) for cell, module in modules.items()},
+        **{(one, name): other for name, other in others.items() for one in asked},
+    }
     device = device_of(robust.network)
     table = _Table(robust.modalities, metrics.build(metric).to(device), runs, asked, select or metrics.select_scores)
-    with evaluating(robust, *modules.values()), torch.no_grad():
+    with evaluating(robust, *modules.values(), *others.values()), torch.no_grad():
         for batch in _shown(loader, progress):
             inputs, target = split_labelled(batch)
             table.update(moved(inputs, device), target.to(device))
     known = {cell: float(what) for cell, what in baselines.items() if not isinstance(what, nn.Module)}
-    return _results(robust, table, {**table.compute(), **known}, seed, title)
+    return _results(robust, table, {**table.compute(), **known}, others, seed, title)
 
 
 class _Table:
@@ -182,7 +190,7 @@ def _baselines(
     """Give the cells of what the caller passed to compare with."""
     whole = dict.fromkeys(asked, finetuned) if isinstance(finetuned, nn.Module) else finetuned
     given: dict[Column, Given] = {"dedicated": dedicated or {}, "fine_tuned": whole or {}}
-    cells = {
+    cells: dict[Cell, nn.Module | float] = {
         (robust.modalities.combination(key), column): what for column in given for key, what in given[column].items()
     }
     for combination, column in cells:
@@ -190,6 +198,16 @@ def _baselines(
             known = ", ".join(map(str, asked))
             raise InputError(f"{column}: {combination} is not among the combinations to measure, which are {known}")
     return cells
+
+
+def _check_compared(robust: RobustModel, compared: Mapping[str, RobustModel]) -> Mapping[str, RobustModel]:
+    for name, other in compared.items():
+        if name in get_args(Column) or other.network is robust.network:
+            why = "is a column's name" if name in get_args(Column) else "has the same network object; adapt a copy"
+            raise InputError(f"compared: {name!r} {why}")
+        if other.network_fingerprint() != robust.network_fingerprint():
+            raise InputError(f"compared: {name!r} has a network with other weights, so the columns can't be compared")
+    return compared
 
 
 def _around(robust: RobustModel, module: nn.Module) -> Runs:
@@ -213,10 +231,18 @@ def _shown(loader: Iterable[Any], progress: bool) -> Iterator[Any]:
         raise InputError("loader: expected at least one batch, but found none")
 
 
-def _results(robust: RobustModel, table: _Table, values: Mapping[Cell, float], seed: int | None, title: str) -> Results:
-    rows: dict[Combination, dict[str, Any]] = {one: {} for one in table.counts}
+def _results(
+    robust: RobustModel,
+    table: _Table,
+    values: Mapping[Cell, float],
+    others: Mapping[str, RobustModel],
+    seed: int | None,
+    title: str,
+) -> Results:
+    rows: dict[Combination, dict[str, Any]] = {one: {"compared": {}} for one in table.counts}
     for (owner, column), value in values.items():
-        rows.get(owner, {})[column] = value
+        row = rows.get(owner, {"compared": {}})
+        (row["compared"] if column in others else row)[column] = value
     return Results(
         title=title,
         metric=table.measure.name,
@@ -226,6 +252,7 @@ def _results(robust: RobustModel, table: _Table, values: Mapping[Cell, float], s
         modalities=robust.modalities.spec,
         network=network_facts(robust),
         adapter=adapter_facts(robust),
+        compared={name: adapter_facts(other) for name, other in others.items()},
         seed=seed,
         versions=versions(),
         rows=tuple(

@@ -42,8 +42,8 @@ class _Frozen(BaseModel):
 class Row(_Frozen):
     """Hold what was measured for one combination, on `count` rows of data; None where a column was not measured.
 
-    `compared` holds the values of the methods of a comparison, by the names of `Results.compared`. `not_finite` says, by
-    column, for how many rows of data the output was NaN or infinite; such a column isn't scored, its value is NaN.
+    `compared` holds the values of the methods of a comparison, by the names of `Results.compared`. `not_finite` says,
+    by column, for how many rows of data the output was NaN or infinite; such a column isn't scored, its value is NaN.
     """
 
     combination: str
@@ -177,7 +177,7 @@ class Results(_Frozen):
         return self.mean() if len(self.incomplete_rows) > 1 else None
 
     def unscored(self, row: Row) -> list[str]:
-        """Give the columns that have no finite value for a combination: NaN or infinite outputs, an undefined metric."""
+        """Give the columns without a finite value for a combination: NaN or infinite outputs, an undefined metric."""
         values = {column: row.value(column) for column in (*COLUMNS, *self.compared)}
         return [column for column, value in values.items() if value is not None and not math.isfinite(value)]
 

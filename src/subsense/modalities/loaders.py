@@ -130,7 +130,7 @@ def _check_count(found: int, count: int, what: str, described: str) -> None:
     if found != count:
         raise InputError(
             f"{what} of a batch: expected {count} rows, as many as the inputs have, since only some of them are used, "
-            f"but found {described}. A tensor has its rows on the first axis; what differs in size from row to row goes "
-            "into a mapping for each row: [{'boxes': tensor}, ...]; what belongs to no row is a number or a tensor "
-            "without axes"
+            f"but found {described}. A tensor has its rows on the first axis; what differs in size from row to row "
+            "goes into a mapping for each row: [{'boxes': tensor}, ...]; what belongs to no row is a number or a "
+            "tensor without axes"
         )

@@ -187,6 +187,28 @@ class TrainPart(Fit):
     strategy: Literal["joint", "separate"] = "joint"
 
 
+class CalibratePart(Group):
+    """Say how adapter sets are solved in closed form, without labels; the arguments of `subsense.calibrate`.
+
+    Attributes:
+        method, sharing: as in `adapt`, where None.
+    """
+
+    method: Annotated[tuple[Annotated[Method, BeforeValidator(as_choice)], ...], BeforeValidator(as_list)] | None = None
+    sharing: Literal["independent", "additive"] | None = None
+    rows: PositiveInt | None = 1024
+    rank: PositiveInt | None = None
+    ridge: NonNegativeFloat = 0.03
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    positions: PositiveInt | None = 4096
+    chunk: PositiveInt | None = None
+
+    @property
+    def options(self) -> Options:
+        """Give the keywords of `subsense.calibrate`."""
+        return {name: getattr(self, name) for name in CalibratePart.model_fields if name not in ("method", "sharing")}
+
+
 def _as_contender(value: object) -> object:
     return value if isinstance(value, dict) and "method" in value else {"method": value}
 
@@ -200,6 +222,7 @@ class Contender(Group):
         method: as in `adapt`.
         name: the heading of its column; made of the method and the sharing, where None.
         sharing, lr, epochs: as in `adapt` and `train`, where None.
+        calibrated: solved in closed form, as `calibrate` says, instead of trained.
     """
 
     method: Annotated[tuple[Annotated[Method, BeforeValidator(as_choice)], ...], BeforeValidator(as_list)]
@@ -207,6 +230,7 @@ class Contender(Group):
     sharing: Literal["independent", "additive"] | None = None
     lr: PositiveFloat | None = None
     epochs: PositiveInt | None = None
+    calibrated: bool = False
 
     @property
     def heading(self) -> str:
@@ -216,7 +240,7 @@ class Contender(Group):
         'lora (rank 2), additive'
         """
         methods = " + ".join(method.words for method in self.method)
-        return self.name or ", ".join(filter(None, [methods, self.sharing]))
+        return self.name or ", ".join(filter(None, [methods, self.sharing, "calibrated" * self.calibrated]))
 
 
 METHODS_OF_THE_PAPER = ("scale", "shift", "bitfit", "norm", "lora", "ssf")
@@ -254,6 +278,7 @@ class Recipe(Group):
     Attributes:
         seed: of every random draw.
         threads: that the CPU computes in; None: as torch chooses. Small networks are faster in one.
+        calibrate: how `subsense calibrate` solves adapter sets, and those of `compare` that are calibrated.
         compare: the methods that `subsense compare` puts side by side, each trained as `adapt` and `train` say.
         output: the folder that everything is written to.
     """
@@ -265,6 +290,7 @@ class Recipe(Group):
     adapt: AdaptPart
     pretrain: Annotated[Fit | None, Field(validate_default=True)] = None
     train: TrainPart
+    calibrate: CalibratePart = CalibratePart()
     evaluate: EvaluatePart = EvaluatePart()
     compare: Annotated[
         tuple[Annotated[Contender, BeforeValidator(_as_contender)], ...],

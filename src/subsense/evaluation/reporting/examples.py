@@ -149,7 +149,7 @@ class _Speaker:
         )
 
     def scores(self, run: Callable[..., Any], inputs: Mapping[str, Any], combination: Combination) -> Tensor:
-        """Give the scores of one sample; it runs twice in one batch, since a network that squeezes loses a single row."""
+        """Give the scores of one sample, run twice in one batch: a network that squeezes loses a single row."""
         device = device_of(self.robust.network)
         batch = moved(default_collate([{name: inputs[name] for name in inputs if name != "present"}] * 2), device)
         present = self.robust.modalities.present(combination).expand(2, -1)

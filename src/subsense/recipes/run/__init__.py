@@ -1,6 +1,7 @@
 """A recipe at work: what the verbs share."""
 
 from subsense.recipes.run.artifacts import check_kept, describe, write_comparison, write_folded, write_reports
+from subsense.recipes.run.calibrate import calibrate_sets, is_calibrated, load_calibrated
 from subsense.recipes.run.compare import check_comparison, compare, forget, measure
 from subsense.recipes.run.job import Job, open_job
 from subsense.recipes.run.resolve import fresh_network, make_call, make_layers, make_loss, make_methods
@@ -21,6 +22,7 @@ from subsense.recipes.run.train import (
 __all__ = [
     "Job",
     "adapt_network",
+    "calibrate_sets",
     "check",
     "check_comparison",
     "check_kept",
@@ -29,7 +31,9 @@ __all__ = [
     "ensure_network",
     "forget",
     "fresh_network",
+    "is_calibrated",
     "is_trained",
+    "load_calibrated",
     "load_sets",
     "make_call",
     "make_layers",

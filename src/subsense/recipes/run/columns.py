@@ -18,6 +18,7 @@ from subsense.evaluation.results import Column as Measured
 from subsense.model.fingerprint import fingerprint
 from subsense.recipes.progress import note
 from subsense.recipes.run.cache import Cell, Shelf
+from subsense.recipes.run.calibrate import solve_sets
 from subsense.recipes.run.job import Job
 from subsense.recipes.run.network_file import read_weights, write_weights
 from subsense.recipes.run.resolve import fresh_network, load_adapters
@@ -157,27 +158,32 @@ def _measure_fine_tuned(bench: Bench, network: nn.Module, combination: ss.Combin
     return bench.measure(bench.robust, combination, "fine_tuned", finetuned=network)
 
 
-def adapted_column(bench: Bench, name: str, recipe: Recipe) -> Column:
-    """Give the column of the network with adapter sets, made and trained as a recipe says."""
-    origin = bench.origin(adapters=recipe.model_dump(mode="json", include={"adapt", "train"}))
-    return Column(name, origin, partial(_prepare_adapted, bench, bench.job.variant(recipe), name))
+def adapted_column(bench: Bench, name: str, recipe: Recipe, calibrated: bool = False) -> Column:
+    """Give the column of the network with adapter sets, made and trained, or calibrated, as a recipe says."""
+    parts = {"adapt", "calibrate" if calibrated else "train"}
+    origin = bench.origin(adapters=recipe.model_dump(mode="json", include=parts))
+    return Column(name, origin, partial(_prepare_adapted, bench, bench.job.variant(recipe), name, calibrated))
 
 
-def _prepare_adapted(bench: Bench, job: Job, name: str, shelf: Shelf) -> Measure:
-    robust = load_or_train(job, shelf, name)
+def _prepare_adapted(bench: Bench, job: Job, name: str, calibrated: bool, shelf: Shelf) -> Measure:
+    robust = load_or_train(job, shelf, name, calibrated)
     return lambda combination: bench.measure(robust, combination, "adapted")
 
 
-def load_or_train(job: Job, shelf: Shelf, name: str) -> ss.RobustModel:
-    """Give the adapter sets of a column, trained where they are not kept yet."""
+def load_or_train(job: Job, shelf: Shelf, name: str, calibrated: bool = False) -> ss.RobustModel:
+    """Give the adapter sets of a column, trained or calibrated where they are not kept yet."""
     folder, state, network, part = shelf.folder / "adapters", shelf.state("adapters"), pretrained(job), job.recipe.train
     if not (folder / "manifest.json").exists():
         robust = adapt_network(job, network)
         shelf.write("facts.json", adapter_facts(robust).model_dump(mode="json"))
-        note(f"{name}: training {len(robust.combinations)} combinations, {part.strategy}, {part.epochs} epochs")
-        ss.train(robust, strategy=part.strategy, **fit_settings(job, part, folder=state, resume=True))
+        if calibrated:
+            note(f"{name}: calibrating {len(robust.combinations)} combinations")
+            solve_sets(job, robust)
+        else:
+            note(f"{name}: training {len(robust.combinations)} combinations, {part.strategy}, {part.epochs} epochs")
+            ss.train(robust, strategy=part.strategy, **fit_settings(job, part, folder=state, resume=True))
         ss.save(robust, folder)
-        rmtree(state)
+        rmtree(state, ignore_errors=True)
         robust.detach()
     return load_adapters(job.recipe, folder, network)
 

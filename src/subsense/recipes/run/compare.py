@@ -27,7 +27,11 @@ Cells = dict[ss.Combination, Cell]
 
 
 def measure(
-    job: Job, robust: ss.RobustModel, columns: Collection[Column] = ("pretrained", "adapted"), compare: bool = True
+    job: Job,
+    robust: ss.RobustModel,
+    columns: Collection[Column] = ("pretrained", "adapted"),
+    compare: bool = True,
+    beside: Mapping[str, ss.RobustModel] | None = None,
 ) -> Results:
     """Measure what the recipe asks for; the baselines to compare with are trained first, where they are not kept."""
     bench, part = Bench(job), job.recipe.evaluate
@@ -40,6 +44,7 @@ def measure(
         columns=columns,
         dedicated=_values(given.get("dedicated", {})),
         finetuned=_values(given.get("fine_tuned", {})),
+        compared=beside,
         seed=job.recipe.seed,
         title=job.data.name,
     )
@@ -53,7 +58,7 @@ def compare(job: Job) -> Results:
     compared: dict[str, Cells] = {}
     facts: dict[str, AdapterFacts] = {}
     for contender in job.recipe.compare:
-        column = adapted_column(bench, contender.heading, variant(job.recipe, contender))
+        column = adapted_column(bench, contender.heading, variant(job.recipe, contender), contender.calibrated)
         compared[column.name] = fill_column(bench, column, asked)
         facts[column.name] = facts_of(bench, column)
     return assemble(bench, asked, cells, compared, facts)
@@ -64,7 +69,7 @@ def check_comparison(job: Job) -> None:
     for contender in job.recipe.compare:
         recipe = variant(job.recipe, contender)
         plan_network(recipe)
-        if recipe.train.strategy == "separate" and recipe.adapt.sharing == "additive":
+        if not contender.calibrated and recipe.train.strategy == "separate" and recipe.adapt.sharing == "additive":
             raise ss.PlanError(
                 f"compare: {contender.heading}: train.strategy 'separate' needs sharing 'independent', but found "
                 "'additive': its rows are shared, so one combination would change the others; use strategy 'joint'"

@@ -51,6 +51,11 @@ class Job:
         return self.folder / "trained.json"
 
     @property
+    def calibrated(self) -> Path:
+        """Give the folder of the calibrated adapter sets."""
+        return self.folder / "calibrated"
+
+    @property
     def state(self) -> Path:
         """Give the folder from which a stopped training goes on; it is there while one is under way."""
         return self.folder / "state"
