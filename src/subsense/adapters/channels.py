@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subsense.adapters.affine import affine
-from subsense.adapters.base import Mix, Pair, scale_outputs, weighted_sum, zeros
+from subsense.adapters.base import Mix, Pair, weighted_sum, zeros
 from subsense.adapters.layers.layer import Layer
 from subsense.adapters.regression import Normal, Problem, Solution
 from subsense.errors import PlanError
@@ -55,7 +55,8 @@ class ByChannel(ABC):
     ) -> tuple[Tensor, Tensor | None]:
         """Scale weight and bias, then shift."""
         gamma, beta = self.pair(layer, row)
-        return weight if gamma is None else scale_outputs(layer, weight, gamma), then((None, bias), (gamma, beta))[1]
+        scaled = weight if gamma is None else layer.kind.scale(layer, weight, gamma)
+        return scaled, then((None, bias), (gamma, beta))[1]
 
     def basis(self, layer: Layer, module: nn.Module, x: Tensor, own: Tensor, y: Tensor) -> tuple[Tensor, int]:
         """Give the output: each channel is a group of its own."""
