@@ -117,6 +117,16 @@ def test_a_norm_is_run_with_the_set_that_merge_makes() -> None:
         torch.testing.assert_close(ss.fold(robust, "left")(batch["left"], torch.zeros(3, 4, 8)), found)
 
 
+@pytest.mark.parametrize("method", [GroupScale(2), Halved()], ids=str)
+def test_what_cannot_be_solved_in_closed_form_says_so(method: Any) -> None:
+    robust = ss.adapt(Scores(), {"left": "4 8", "right": "4 8"}, method=method)
+    before = {name: bank.clone() for name, bank in robust.banks.named().items()}
+    rows = {name: torch.randn(16, 4, 8) for name in ("left", "right")}
+    with pytest.raises(PlanError, match="can't be calibrated, since its pair isn't 1"):
+        ss.calibrate(robust, [rows], progress=False)
+    assert all(torch.equal(bank, before[name]) for name, bank in robust.banks.named().items())
+
+
 def saved(folder: Path) -> nn.Module:
     network, options = make("towers")
     robust = with_sets(ss.adapt(network, **options, method=["ssf", GroupScale(1)]))

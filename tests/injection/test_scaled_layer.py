@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import subsense as ss
 from networks import with_sets
 from subsense import RobustModel
-from subsense.injection.scaled_layer import Scaling, scaling_of
+from subsense.injection.scaled_layer import Scaling
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(6, 10), (90, 20, 6)),
@@ -126,8 +126,8 @@ def test_gradients_have_gradients(name: str, again: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr("subsense.injection.scaled_layer.SMALLEST", 9.0 if again else 0.1)
     module = LAYERS[name][0]().double().requires_grad_(False)
     site = ss.plan(module).sites[0]
-    scaling = scaling_of(site.layer, module)
-    assert scaling is not None
+    assert site.layer.run is not None
+    scaling = Scaling(site.layer, module, site.layer.run)
     small = {"linear": (3, 6), "conv2d": (1, 4, 4, 4)}[name]
     x, scale, shift = (
         torch.randn(shape, dtype=torch.float64).mul_(0.1).requires_grad_()
@@ -176,7 +176,7 @@ def test_autocast_and_small_inputs_are_left_to_the_hook(folded: list[str]) -> No
 def test_a_padding_of_another_kind_is_left_to_the_hook(mode: str) -> None:
     options: Any = {"padding": "same"} if mode == "same" else {"padding": 1, "padding_mode": mode}
     module = nn.Conv2d(2, 2, 3, **options)
-    assert scaling_of(ss.plan(module).sites[0].layer, module) is None
+    assert ss.plan(module).sites[0].layer.run is None
 
 
 class Same(nn.Module):

@@ -168,16 +168,3 @@ def weighted_sum(rows: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tenso
 def zeros(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give rows of zeros."""
     return {name: torch.zeros_like(bank) for name, bank in rows.items()}
-
-
-def scale_outputs(layer: Layer, weight: Tensor, scale: Tensor) -> Tensor:
-    """Multiply each output channel of a weight by its own number: scale (*features)."""
-    if layer.kind == "norm":
-        return weight * scale
-    if layer.kind == "transposed":
-        grouped: Tensor = weight.unflatten(0, (layer.groups, -1))
-        factor = scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
-        return (grouped * factor).flatten(0, 1)
-    shape = [1] * weight.dim()
-    shape[layer.out_axis] = -1
-    return weight * scale.view(shape)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subsense.adapters.affine import affine
-from subsense.adapters.base import Mix, Pair, scale_outputs, weighted_sum, zeros
+from subsense.adapters.base import Mix, Pair, weighted_sum, zeros
 from subsense.adapters.layers.layer import Layer
 from subsense.adapters.regression import Normal, Problem, Solution
 from subsense.errors import PlanError
@@ -55,7 +55,8 @@ class ByChannel(ABC):
     ) -> tuple[Tensor, Tensor | None]:
         """Scale weight and bias, then shift."""
         gamma, beta = self.pair(layer, row)
-        return weight if gamma is None else scale_outputs(layer, weight, gamma), then((None, bias), (gamma, beta))[1]
+        scaled = weight if gamma is None else layer.kind.scale(layer, weight, gamma)
+        return scaled, then((None, bias), (gamma, beta))[1]
 
     def basis(self, layer: Layer, module: nn.Module, x: Tensor, own: Tensor, y: Tensor) -> tuple[Tensor, int]:
         """Give the output: each channel is a group of its own."""
@@ -67,11 +68,7 @@ class ByChannel(ABC):
 
     def solve(self, problem: Problem) -> Solution:
         """Regress what is left of each channel on it: scale and shift, or what of them there is."""
-        if set(problem.rows) - {self.scaled, self.added}:
-            raise PlanError(
-                f"{type(self).__name__}: its {', '.join(problem.rows)} can't be calibrated, since not all of it is "
-                "named by `scaled` and `added`; train it, or give it a `solve` of its own"
-            )
+        self._check_plain(problem)
         shifts = self.added in problem.rows
         normal = Normal.of(problem.moments, problem.weights, problem.ridge, shifts)
         theta = normal.solve() if self.scaled else torch.zeros_like(normal.right)
@@ -81,6 +78,22 @@ class ByChannel(ABC):
             for name, values in found
             if name is not None and values is not None
         })  # fmt: skip
+
+    def _check_plain(self, problem: Problem) -> None:
+        """Raise `PlanError` where gamma isn't 1 + `scaled` or beta isn't `added`, which is what is solved."""
+        half = {name: torch.full_like(rows[0], 0.5) for name, rows in problem.rows.items()}
+        scale, shift = (half.get(name or "") for name in (self.scaled, self.added))
+        expected = None if scale is None else 1 + scale, shift
+        found = self.pair(problem.layer, half)
+        if not all(one is other or _equal(one, other) for one, other in zip(found, expected, strict=True)):
+            raise PlanError(
+                f"method {type(self).__name__} can't be calibrated, since its pair isn't 1 + `scaled` and `added`, "
+                "parameters of one number for each channel; train it, or give it a `solve` of its own"
+            )
+
+
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(one, other)
 
 
 def flat_channels(y: Tensor, layer: Layer) -> Tensor:

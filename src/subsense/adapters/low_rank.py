@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subsense.adapters.layers.layer import Layer
 from subsense.adapters.regression import Normal, inverse_root, main_directions
 
 ROUNDS = 4
@@ -34,9 +33,8 @@ Cut = Callable[[Tensor, Tensor, Tensor, int], Factors]
 """(left, right, penalty, rank) -> the best factors."""
 
 
-def solve_low_rank(normal: Normal, layer: Layer, rank: int) -> tuple[list[Factors], Tensor]:
+def solve_low_rank(normal: Normal, cut: Cut, rank: int) -> tuple[list[Factors], Tensor]:
     """Solve for each bank row factors of a rank; give them, and the solution (group, row, feature, output)."""
-    cut = _cut_for(layer)
     num_rows = len(normal.penalty)
     theta = normal.solve() if num_rows > 1 else torch.zeros_like(normal.right)
     factors: list[Factors] = []
@@ -49,15 +47,6 @@ def solve_low_rank(normal: Normal, layer: Layer, rank: int) -> tuple[list[Factor
     return factors, theta
 
 
-def _cut_for(layer: Layer) -> Cut:
-    if layer.kind == "transposed":
-        kernel = 1
-        for size in layer.weight.shape[2:]:
-            kernel *= size
-        return lambda left, right, penalty, rank: _spread(left, right, penalty, rank, kernel)
-    return _shared if layer.groups > 1 else dense_factors
-
-
 def dense_factors(left: Tensor, right: Tensor, penalty: Tensor, rank: int) -> Factors:
     """Give the best factors of a map of a layer's own outputs: (group, ...) each, of one bank row."""
     root = inverse_root(left, penalty)
@@ -67,7 +56,7 @@ def dense_factors(left: Tensor, right: Tensor, penalty: Tensor, rank: int) -> Fa
     return Factors(inner, outer, inner @ outer)
 
 
-def _shared(left: Tensor, right: Tensor, penalty: Tensor, rank: int) -> Factors:
+def shared_factors(left: Tensor, right: Tensor, penalty: Tensor, rank: int) -> Factors:
     """Let all groups of a convolution share the inner factor, found with their mean covariance."""
     root = inverse_root(left, penalty)
     theta = root @ (root.mT @ right)
@@ -75,7 +64,7 @@ def _shared(left: Tensor, right: Tensor, penalty: Tensor, rank: int) -> Factors:
     return _outer(left, right, penalty, inner.expand(len(left), -1, -1), inner[None])
 
 
-def _spread(left: Tensor, right: Tensor, penalty: Tensor, rank: int, kernel: int) -> Factors:
+def spread_factors(left: Tensor, right: Tensor, penalty: Tensor, rank: int, kernel: int) -> Factors:
     """Let all places of a transposed convolution's kernel share the inner factor of their group."""
     root = inverse_root(left, penalty)
     theta = root @ (root.mT @ right)

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from subsense.adapters.base import Mix, Shapes, weighted_sum, zeros
 from subsense.adapters.channels import flat_channels
+from subsense.adapters.layers.kinds import NORM
 from subsense.adapters.layers.layer import Layer
 from subsense.adapters.regression import Normal, Problem, Solution
 
@@ -29,7 +30,7 @@ class Norm:
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
         """Serve normalisation layers that have a weight."""
-        return layer.kind == "norm" and layer.weight.parameter(module) is not None
+        return layer.kind == NORM and layer.weight.parameter(module) is not None
 
     def parameters(self, layer: Layer) -> Shapes:
         """Name the differences of weight and, where its class has one, bias."""

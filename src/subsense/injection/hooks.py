@@ -23,8 +23,8 @@ from subsense.injection.banks import Banks
 from subsense.injection.planning import Plan, Site
 from subsense.injection.raw_weights import AdaptedForward
 from subsense.injection.saved_outputs import Recalls
-from subsense.injection.scaled_layer import Scaling, scaling_of
-from subsense.injection.scaled_norm import Normalising, normalising_of
+from subsense.injection.scaled_layer import Scaling
+from subsense.injection.scaled_norm import Normalising
 
 Observed = dict[str, list[Tensor]]
 """Site -> its outputs, one for each time it was called."""
@@ -277,11 +277,12 @@ class FoldedForward:
 
 
 def _folded_layer(site: Site, module: nn.Module) -> FoldedLayer | None:
-    if site.layer.kind == "norm":
-        return normalising_of(site.layer, module)
-    if site.layer.part or len(site.by_channel) < len(site.adapters):
+    layer = site.layer
+    if layer.run is None:
         return None
-    return scaling_of(site.layer, module)
+    if layer.run.back is None:
+        return Normalising(layer, module, layer.run)
+    return Scaling(layer, module, layer.run) if len(site.by_channel) == len(site.adapters) else None
 
 
 class AttentionParts:

@@ -54,7 +54,7 @@ class Recalls:
         output = state in ("steady", "lonely")
         if not type(module).forward.__module__.startswith("torch."):
             return Recall(output)
-        keeps_input = layer.kind == "norm" and x.requires_grad
+        keeps_input = layer.kind.keeps_input and x.requires_grad
         widens = state == "lonely" and not uniform and not layer.part and WIDENING * x.numel() <= y.numel()
         again = partial(type(module).forward, module) if keeps_input or widens else None
         return Recall(output and not widens, again, spare=alone)

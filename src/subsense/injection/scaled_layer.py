@@ -8,30 +8,23 @@ the input, which torch's own convolution keeps for a weight's gradient, is not k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from math import inf, prod
+from functools import cached_property
+from math import inf
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from subsense.adapters.affine import SMALLEST, sums
 from subsense.adapters.autograd import apply
 from subsense.adapters.base import Pair, Sets
 from subsense.adapters.channels import then
-from subsense.adapters.layers.layer import Layer
+from subsense.adapters.layers.layer import Layer, Run
 from subsense.injection.saved_outputs import State
 
-Run = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
-"""(module, input, weight, bias) -> output."""
-Back = Callable[[Any, Tensor, Tensor, tuple[torch.Size, tuple[int, ...]]], Tensor]
-"""(module, gradient of the output, weight, shape and strides of the input) -> gradient of the input."""
 LARGE = 2**13
 """Numbers of an output from which it is cheaper; below, what is written here in Python counts for more."""
-_convolution_backward = torch.ops.aten.convolution_backward.default
 
 
 @dataclass(frozen=True)
@@ -40,21 +33,24 @@ class Scaling:
 
     Args:
         layer, module: the layer; nothing of it is changed.
-        run, back: compute it, and the gradient of its input.
-        stride: how many places of the input there are for one of the output.
+        run: how it is computed.
+
+    >>> from subsense.adapters.layers.describe import describe
+    >>> module, layer = next(describe(torch.nn.Linear(2, 1, bias=False).requires_grad_(False)))
+    >>> weights = module.weight.fill_(1.0)
+    >>> Scaling(layer, module, layer.run).compute(torch.ones(1, 2), torch.tensor([2.0]), torch.tensor([0.25]))
+    tensor([[4.2500]])
     """
 
     layer: Layer
     module: Any
     run: Run
-    back: Back
-    stride: int = 1
     keeps_output: ClassVar[bool] = True
 
     def pays(self, x: Tensor, dtype: torch.dtype) -> bool:
         """Say whether it is right for an input, and cheaper than scaling the output."""
         weight = self._weight
-        is_batched = x.dim() > 0 if self.layer.kind == "linear" else x.dim() == weight.dim()
+        is_batched = x.dim() == self.run.axes if self.run.axes else x.dim() > 0
         if x.dtype != weight.dtype or x.dtype != dtype or not is_batched or torch.is_autocast_enabled(x.device.type):
             return False
         return LARGE <= self._made(x) >= weight.numel()
@@ -71,7 +67,7 @@ class Scaling:
     def compute(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
         """Compute gamma (W x + b) + beta in plain operations; None leaves that half out."""
         _, bias = then((None, self.module._parameters["bias"]), (gamma, beta))
-        return self.run(self.module, x, self.scaled(gamma), bias)
+        return self.run.forward(self.module, x, self.scaled(gamma), bias)
 
     def scaled(self, gamma: Tensor | None) -> Tensor:
         """Give the scaled weight."""
@@ -98,59 +94,7 @@ class Scaling:
 
     def _made(self, x: Tensor) -> int:
         """Count the numbers of the output, but for what padding adds or takes."""
-        inputs = x.shape[-1] if self.layer.kind == "linear" else x.shape[1]
-        return x.numel() // max(1, inputs) // self.stride * self.layer.channels
-
-
-def scaling_of(layer: Layer, module: nn.Module) -> Scaling | None:
-    """Give what runs a layer scaled and shifted; None for one that isn't known.
-
-    >>> from subsense.adapters.layers.describe import describe
-    >>> module, layer = next(describe(nn.Linear(2, 1, bias=False).requires_grad_(False)))
-    >>> scaling = scaling_of(layer, module)
-    >>> weights = module.weight.fill_(1.0)
-    >>> scaling.compute(torch.ones(1, 2), gamma=torch.tensor([2.0]), beta=torch.tensor([0.25]))
-    tensor([[4.2500]])
-    """
-    make = _KNOWN.get(type(module).forward)
-    return make(layer, module) if make else None
-
-
-def _linear(layer: Layer, module: nn.Module) -> Scaling:
-    return Scaling(layer, module, _multiply, _multiply_back)
-
-
-def _multiply(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, weight, bias)
-
-
-def _multiply_back(module: Any, grad: Tensor, weight: Tensor, form: Any) -> Tensor:
-    return grad @ weight
-
-
-def _convolution(convolve: Callable[..., Tensor], layer: Layer, module: Any) -> Scaling | None:
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        return None
-    return Scaling(layer, module, partial(_convolve, convolve), _convolve_back, prod(module.stride))
-
-
-def _convolve(convolve: Callable[..., Tensor], module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return convolve(x, weight, bias, module.stride, module.padding, module.dilation, module.groups)
-
-
-def _convolve_back(module: Any, grad: Tensor, weight: Tensor, form: tuple[torch.Size, tuple[int, ...]]) -> Tensor:
-    like = grad.new_empty_strided(*form)  # of the input no more than its form is looked at
-    where = module.stride, module.padding, module.dilation, False, [0] * len(module.stride), module.groups
-    found: tuple[Tensor, None, None] = _convolution_backward(grad, like, weight, None, *where, [True, False, False])
-    return found[0]
-
-
-_KNOWN: Mapping[Any, Callable[[Layer, nn.Module], Scaling | None]] = {
-    nn.Linear.forward: _linear,
-    nn.Conv1d.forward: partial(_convolution, F.conv1d),
-    nn.Conv2d.forward: partial(_convolution, F.conv2d),
-    nn.Conv3d.forward: partial(_convolution, F.conv3d),
-}
+        return x.numel() // max(1, x.shape[self.layer.axis]) // self.run.stride * self.layer.channels
 
 
 class _Scaled(torch.autograd.Function):
@@ -167,10 +111,11 @@ class _Scaled(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         kept, gamma, beta = ctx.saved_tensors
         scaling: Scaling = ctx.scaling
-        grad = grad if scaling.layer.kind == "conv" else grad.contiguous()
+        grad = grad if scaling.run.axes else grad.contiguous()
         d_x = None
         if ctx.needs_input_grad[0]:
-            d_x = scaling.back(scaling.module, grad, scaling.scaled(gamma), ctx.form)
+            assert scaling.run.back is not None
+            d_x = scaling.run.back(scaling.module, grad, scaling.scaled(gamma), ctx.form)
         shape = [1] * grad.dim()
         shape[scaling.layer.axis] = len(gamma)
         y = scaling.compute(kept, None, None) if ctx.again else kept

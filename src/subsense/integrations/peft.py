@@ -123,7 +123,7 @@ def from_peft(robust: RobustModel, combination: CombinationLike, folder: str | P
 
 def _check_place(site: Site, module: nn.Module) -> None:
     layer = site.layer
-    plain = not layer.part and layer.kind in ("linear", "conv") and layer.out_axis == 0
+    plain = not layer.part and layer.kind.name in ("linear", "conv") and layer.out_axis == 0
     if plain and isinstance(module, _ConvNd):
         plain = module.groups == 1 and set(module.dilation) == {1} and module.padding_mode == "zeros"
     if not plain:

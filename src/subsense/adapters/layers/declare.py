@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from subsense.adapters.layers.kinds import KINDS, LINEAR
 from subsense.adapters.layers.layer import Layer, Slot
 from subsense.errors import UnsupportedLayer
 
@@ -47,13 +48,17 @@ class LayerClass:
         features = (weight.shape[self.out_axis],)
         bias = Slot(self.bias, features) if self.bias else None
         slot = Slot(self.weight, tuple(weight.shape))
-        yield Layer(path, self.kind, type(module).__name__, features, self.axis, slot, bias, out_axis=self.out_axis)
+        kind = KINDS[self.kind]
+        yield Layer(path, kind, type(module).__name__, features, self.axis, slot, bias, out_axis=self.out_axis)
 
     def _fault(self, module: nn.Module, weight: Tensor | None) -> str | None:
         has = f"it has {list(module._parameters)}"
         if weight is None:
             return f"weight {self.weight!r}, but has no such parameter; {has}"
-        if weight.dim() != {"norm": 1, "linear": 2}.get(self.kind):
+        declared = [name for name, kind in KINDS.items() if kind.weight_axes]
+        if self.kind not in declared:
+            return f"kind {self.kind!r}; expected one of {', '.join(declared)}"
+        if weight.dim() != KINDS[self.kind].weight_axes:
             return f"kind {self.kind!r}, but its weight {self.weight!r} has shape {tuple(weight.shape)}"
         if self.bias and not hasattr(module, self.bias):
             return f"bias {self.bias!r}, but has no such parameter; {has}; bias=None where the class adds none"
@@ -98,7 +103,7 @@ class AttentionClass:
         weights = self._slots(self.weight, shapes)
         biases = self._slots(self.bias, {part: shape[:1] for part, shape in shapes.items()}) if self.bias else {}
         for part, shape in shapes.items():
-            yield Layer(path, "linear", name, shape[:1], -1, weights[part], biases.get(part), part)
+            yield Layer(path, LINEAR, name, shape[:1], -1, weights[part], biases.get(part), part)
 
     def _slots(self, name: str | Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Slot]:
         if not isinstance(name, str):

@@ -10,9 +10,11 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
+from subsense.adapters.layers import runs
 from subsense.adapters.layers.declare import Declaration
 from subsense.adapters.layers.foreign import foreign, strange_tensor
-from subsense.adapters.layers.layer import Layer, Slot
+from subsense.adapters.layers.kinds import CONV, LINEAR, NORM, TRANSPOSED
+from subsense.adapters.layers.layer import Layer, Run, Slot
 from subsense.errors import PlanError, UnsupportedLayer
 
 
@@ -20,7 +22,16 @@ def _linear(path: str, module: nn.Module) -> Iterator[Layer]:
     assert isinstance(module, nn.Linear)
     features = (module.out_features,)
     weight = Slot("weight", (module.out_features, module.in_features))
-    yield Layer(path, "linear", type(module).__name__, features, -1, weight, Slot("bias", features))
+    yield Layer(
+        path,
+        LINEAR,
+        type(module).__name__,
+        features,
+        -1,
+        weight,
+        Slot("bias", features),
+        run=_run(module, nn.Linear, runs.LINEAR),
+    )
 
 
 def _conv(path: str, module: nn.Module) -> Iterator[Layer]:
@@ -30,7 +41,7 @@ def _conv(path: str, module: nn.Module) -> Iterator[Layer]:
     weight = Slot("weight", tuple(module.weight.shape))
     yield Layer(
         path,
-        "transposed" if transposed else "conv",
+        TRANSPOSED if transposed else CONV,
         type(module).__name__,
         features,
         axis,
@@ -38,6 +49,7 @@ def _conv(path: str, module: nn.Module) -> Iterator[Layer]:
         Slot("bias", features),
         groups=module.groups,
         out_axis=int(transposed),
+        run=None if transposed else runs.convolution(module),
     )
 
 
@@ -46,14 +58,17 @@ def _channel_norm(path: str, module: nn.Module) -> Iterator[Layer]:
     features = (module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features,)
     axis = -module._get_no_batch_dim() if isinstance(module, _InstanceNorm) else 1
     slots = Slot("weight", features), Slot("bias", features)
-    yield Layer(path, "norm", type(module).__name__, features, axis, *slots)
+    # GroupNorm's kernel gets the gradient of another pair from sums that nearly cancel: 1e-3 off in float32.
+    run = _run(module, _BatchNorm, runs.BATCH_NORM)
+    yield Layer(path, NORM, type(module).__name__, features, axis, *slots, run=run)
 
 
 def _trailing_norm(path: str, module: nn.Module) -> Iterator[Layer]:
     assert isinstance(module, (nn.LayerNorm, nn.RMSNorm))
     features = tuple(module.normalized_shape)
     bias = Slot("bias", features) if isinstance(module, nn.LayerNorm) else None
-    yield Layer(path, "norm", type(module).__name__, features, -len(features), Slot("weight", features), bias)
+    run = _run(module, nn.LayerNorm, runs.LAYER_NORM) or _run(module, nn.RMSNorm, runs.RMS_NORM)
+    yield Layer(path, NORM, type(module).__name__, features, -len(features), Slot("weight", features), bias, run=run)
 
 
 def _attention(path: str, module: nn.Module) -> Iterator[Layer]:
@@ -69,9 +84,14 @@ def _attention(path: str, module: nn.Module) -> Iterator[Layer]:
             else Slot(f"{part[0]}_proj_weight", (size, width))
         )
         bias = Slot("in_proj_bias", (size,), rows=rows, length=3 * size)
-        yield Layer(path, "linear", name, (size,), -1, weight, bias, part)
+        yield Layer(path, LINEAR, name, (size,), -1, weight, bias, part)
     weight, bias = Slot("weight", (size, size), "out_proj"), Slot("bias", (size,), "out_proj")
-    yield Layer(path, "linear", name, (size,), -1, weight, bias, "output")
+    yield Layer(path, LINEAR, name, (size,), -1, weight, bias, "output")
+
+
+def _run(module: nn.Module, base: type[nn.Module], run: Run | None) -> Run | None:
+    """Give how a layer is run; None for a class that torch itself runs otherwise (`SyncBatchNorm`)."""
+    return run if type(module).forward is base.forward else None
 
 
 _PACKED = ("in_proj_weight", "in_proj_bias")

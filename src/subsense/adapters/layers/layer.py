@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-Kind = Literal["linear", "conv", "transposed", "norm"]
+if TYPE_CHECKING:
+    from subsense.adapters.products import Product
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,57 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """Say what layers of one kind have in common; `subsense.adapters.layers.kinds` has the table.
+
+    Attributes:
+        name: as a declaration says it.
+        scale: (layer, weight, a number for each output channel (*features)) -> the weight, its outputs so multiplied.
+        product: how it multiplies by a matrix, for methods that change the matrix; None where it does not.
+        weight_axes: how many axes the weight of a declared layer has; None: it can't be declared.
+        keeps_input: whether autograd keeps its input though the layer is frozen.
+    """
+
+    name: str
+    scale: Callable[[Layer, Tensor, Tensor], Tensor]
+    product: Product | None = None
+    weight_axes: int | None = None
+    keeps_input: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a layer with another weight and bias than its own.
+
+    Attributes:
+        forward: (module, input, weight, bias) -> output.
+        back: (module, gradient of the output, weight, shape and strides of the input) -> gradient of the input; None
+            where autograd finds it.
+        axes: how many axes an input with a batch has; None: any number.
+        stride: how many places of the input there are for one of the output.
+    """
+
+    forward: Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
+    back: Callable[[Any, Tensor, Tensor, tuple[torch.Size, tuple[int, ...]]], Tensor] | None = None
+    axes: int | None = None
+    stride: int = 1
+
+
+@dataclass(frozen=True)
 class Layer:
     """Describe one layer as adapters see it.
 
     Attributes:
         path: module path in the network.
         part: for attention, which of its projections; otherwise empty.
-        kind: linear, conv, transposed (convolution) or norm.
+        kind: what it has in common with others: linear, conv, transposed (convolution) or norm.
         class_name: the module's class.
         features: shape of one scale or shift; (channels,), but the normalised shape for `LayerNorm`.
         axis: where the features begin in the output; negative counts from the end.
         weight, bias: where they are; a bias of None means that the layer's class has no place for one.
         groups: convolution groups.
         out_axis: the weight's axis of output channels.
+        run: how it is run with another weight and bias; None where that isn't known, or isn't right.
     """
 
     path: str
@@ -72,6 +113,7 @@ class Layer:
     part: str = ""
     groups: int = 1
     out_axis: int = 0
+    run: Run | None = None
 
     @cached_property
     def key(self) -> str:
