@@ -11,8 +11,9 @@
 #            epoch.
 # Source     torch/utils/data/_utils/collate.py goes over the keys of `batch[0]`; transformers/data/data_collator.py
 #            over `features[0]`. MONAI 1.6.1, torchio 1.2.1 and accelerate 1.15.0 (`utils.concatenate`) do the same.
-# subsense   takes an absent key for a missing modality, so it can't notice: rows must carry every key, with `present`
-#            beside them.
+# subsense   takes an absent key for a missing modality. Where no batch has it, train's report says that no row was
+#            drawn for it, and evaluate counts 0 rows; where some batches have it, nothing can tell. Rows must carry
+#            every key, and `present`.
 
 set -euo pipefail
 dir=$(mktemp -d)

@@ -19,7 +19,8 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 python3 -m venv "$dir/venv"
 "$dir/venv/bin/pip" install --quiet --no-compile --disable-pip-version-check \
-  "scikit-image==0.26.0" "albumentations==2.0.8" "SimpleITK==2.5.7" "opencv-python-headless==5.0.0.93" "numpy==2.3.5"
+  "scikit-image==0.26.0" "albumentations==2.0.8" "SimpleITK==2.5.7" "opencv-python-headless==5.0.0.93" \
+  "numpy==2.3.5"
 cd "$dir"
 "$dir/venv/bin/python" -W ignore - <<'PY'
 import warnings

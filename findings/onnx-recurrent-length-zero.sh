@@ -11,8 +11,8 @@
 # Matters    length zero is how a missing series is told to a recurrent layer, and the initial state is often made of
 #            another modality, which is thrown away here. Who tests an exported model against the reference finds errors
 #            that aren't there.
-# Source     onnxruntime's deep_cpu_lstm / gru sources zero the rows without steps; onnx/reference/ops/op_lstm.py takes
-#            sequence_lens and doesn't use it.
+# Source     onnx/reference/ops/op_lstm.py takes sequence_lens and doesn't use it; the operators' text doesn't say what
+#            length zero gives; onnxruntime's outputs as run.
 # subsense   exports no recurrent site, but a network may hold one: `fold(..., drop_absent=True)` to ONNX is checked by
 #            onnxruntime, not by the reference. Keep it so.
 
