@@ -31,6 +31,10 @@ DATASETS = {
     "food101": "subsense.data.food101:food101",
     "emoji": "subsense.data.emoji:emoji",
     "ntu": "subsense.data.ntu:ntu",
+    "deliver": "subsense.data.deliver:deliver",
+    "pst900": "subsense.data.pst900:pst900",
+    "fmb": "subsense.data.fmb:fmb",
+    "brats": "subsense.data.brats:brats",
 }
 """Name -> the function that loads it. Beside it in its module stands the `DESCRIPTION`."""
 

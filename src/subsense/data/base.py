@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from subsense.errors import DataError
+from subsense.errors import DataError, closest
 from subsense.modalities import AxisSpec
 
 Item = tuple[dict[str, Any], Tensor]
@@ -163,6 +164,55 @@ def locate(description: Description, root: str | Path | None, files: Sequence[st
         if not path.is_file():
             raise description.error(f"expected the file {path}, but there is none.")
     return Path(root) / inside
+
+
+MISSING = ("refuse", "present")
+"""What a loader does where single files are absent: raise at the first, or leave the modality out of that sample."""
+
+
+def check_missing(description: Description, missing: str) -> None:
+    """Refuse what is no choice of `MISSING`."""
+    if missing not in MISSING:
+        known = " or ".join(map(repr, MISSING))
+        near = closest(str(missing), MISSING)
+        raise description.error(f"expected missing to be {known}, but found {missing!r}.{near}")
+
+
+def count_missing(
+    description: Description,
+    part: str,
+    samples: Sequence[Mapping[str, Path]],
+    missing: str,
+    modalities: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Look for every file of every sample, and say how many samples lack which modality.
+
+    Args:
+        description: of the data set.
+        part: whose samples they are.
+        samples: for each sample kind -> file; kind ``"label"`` is needed always.
+        missing: one of `MISSING`.
+        modalities: kind -> modality, where a modality has several files; else kinds are modalities.
+
+    Raises:
+        DataError: names the first file that is absent and has to be there.
+    """
+    check_missing(description, missing)
+    lacking: Counter[str] = Counter()
+    for files in samples:
+        absent = {kind: path for kind, path in files.items() if not path.exists()}
+        if absent and (missing == "refuse" or "label" in absent):
+            raise description.error(
+                f"expected the file {next(iter(absent.values()))}, but there is none."
+                if missing == "refuse"
+                else f"expected the file {absent['label']}, but there is none, and a label is needed."
+            )
+        lost = {(modalities or {}).get(kind, kind) for kind in absent}
+        if lost and lost >= {(modalities or {}).get(kind, kind) for kind in files} - {"label"}:
+            raise description.error(f"expected the file {next(iter(absent.values()))} or another modality of the same "
+                                    "sample, but there is none.")  # fmt: skip
+        lacking.update(lost)
+    return [f"{part}: {count} of {len(samples)} samples lack {name}." for name, count in sorted(lacking.items())]
 
 
 def read_lines(path: Path) -> list[str]:
