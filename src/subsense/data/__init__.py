@@ -35,6 +35,10 @@ DATASETS = {
     "pst900": "subsense.data.pst900:pst900",
     "fmb": "subsense.data.fmb:fmb",
     "brats": "subsense.data.brats:brats",
+    "sunrgbd": "subsense.data.sunrgbd:sunrgbd",
+    "kitti-road": "subsense.data.kitti_road:kitti_road",
+    "pamap2": "subsense.data.pamap2:pamap2",
+    "opportunity": "subsense.data.opportunity:opportunity",
 }
 """Name -> the function that loads it. Beside it in its module stands the `DESCRIPTION`."""
 

@@ -45,21 +45,31 @@ class Samples(Part):
         targets: int64, `(num_samples,)` for classification, `(num_samples, H, W)` for segmentation; float32,
             `(num_samples, 1)`, for regression.
         groups: see `Part`.
+        present: `{modality: bool (num_samples,)}`, which samples have it; what one lacks has no key in it. Modalities
+            that aren't here are in all.
 
     >>> samples = Samples({"rgb": torch.zeros(2, 3)}, torch.tensor([0, 1]), groups=["a", "b"])
     >>> samples[1]
     ({'rgb': tensor([0., 0., 0.])}, tensor(1))
     """
 
-    def __init__(self, inputs: Mapping[str, Tensor], targets: Tensor, groups: Sequence[str]) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, Tensor],
+        targets: Tensor,
+        groups: Sequence[str],
+        present: Mapping[str, Tensor] | None = None,
+    ) -> None:
         lengths = {len(tensor) for tensor in (*inputs.values(), targets)} | {len(groups)}
         assert len(lengths) == 1, f"modalities, targets and groups differ in number: {sorted(lengths)}"
         self.inputs = dict(inputs)
         self.targets = targets
         self.groups = tuple(groups)
+        self.present = dict(present or {})
 
     def __getitem__(self, index: int) -> Item:
-        return {name: tensor[index] for name, tensor in self.inputs.items()}, self.targets[index]
+        has = [name for name in self.inputs if name not in self.present or self.present[name][index]]
+        return {name: self.inputs[name][index] for name in has}, self.targets[index]
 
 
 class FileSamples(Part):
@@ -220,15 +230,26 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
-def standardise(train: Tensor, test: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
+def standardise(
+    train: Tensor, test: Tensor, axes: Sequence[int], present: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Shift and scale both parts to zero mean and unit deviation **of the training part**, pooled over `axes`.
 
-    The test part has no say in the statistics. What never varies in training becomes 0 in training.
+    The test part has no say in the statistics. What never varies in training becomes 0 in training. Where `present`
+    says which rows of both parts are there, the others have no say either, and become 0.
 
     >>> standardise(torch.tensor([[1.0], [3.0]]), torch.tensor([[4.0]]), axes=[0])
     (tensor([[-1.],
             [ 1.]]), tensor([[2.]]))
     """
+    if present is not None:
+        there, others = present
+        if not there.any():
+            raise DataError("expected training samples that have each modality, but one is in none of them")
+        scaled, rest = standardise(train[there], test[others], axes)
+        train, test = torch.zeros_like(train), torch.zeros_like(test)
+        train[there], test[others] = scaled, rest
+        return train, test
     mean = train.mean(tuple(axes), keepdim=True)
     deviation = train.std(tuple(axes), correction=0, keepdim=True)
     deviation = torch.where(deviation > 1e-8, deviation, torch.ones_like(deviation))

@@ -86,16 +86,16 @@ def brats(
           BraTS2021_00000/BraTS2021_00000_t1.nii.gz                     2021
           BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz            2023, 2024: -t1n, -t1c, -t2w, -t2f, -seg
 
-    The Medical Segmentation Decathlon's `Task01_BrainTumour`, four channels in a file, is to be taken apart first. Cases
-    without a label (the challenge's validation parts) are left out, and counted in `notes`.
+    The Medical Segmentation Decathlon's `Task01_BrainTumour`, four channels in a file, is to be taken apart first.
+    Cases without a label (the challenge's validation parts) are left out, and counted in `notes`.
 
     Modalities, each "1 D H W": `t1`, `t1ce`, `t2`, `flair`, in the order of the array's axes; what isn't 0 in a volume
     has zero mean and unit deviation, the rest stays 0. What a case lacks is left out of its sample.
 
     Targets: ``"classes"``: int64 (D, H, W), 0 background, 1 necrotic core, 2 oedema, 3 enhancing tumour (4 until 2021),
-    255 the resection cavity of 2024; ``"regions"``: float32 (3, D, H, W), tumour core (1 + 3), whole tumour (1 + 2 + 3),
-    enhancing tumour (3), which overlap, for a sigmoid each; MONAI has them in this order. The split is by patient, drawn
-    from `seed`: the challenge's own test labels are not published.
+    255 the resection cavity of 2024; ``"regions"``: float32 (3, D, H, W), tumour core (1 + 3), whole tumour (1 + 2 +
+    3), enhancing tumour (3), which overlap, for a sigmoid each; MONAI has them in this order. The split is by patient,
+    drawn from `seed`: the challenge's own test labels are not published.
 
     Args:
         root: the folder that holds `brats/`.
