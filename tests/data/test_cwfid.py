@@ -100,3 +100,13 @@ def test_label_beyond_the_classes_is_refused(root):
 def test_impossible_size_is_refused(size):
     with pytest.raises(DataError, match=r"expected size=\(height, width\)"):
         cwfid(None, size=size)
+
+
+def test_a_scene_may_lack_a_channel(root):
+    (root / "cwfid/nir/001.png").unlink()
+    data = cwfid(root, size=(8, 12), missing="present", mirrored=True)
+    assert data.notes == ("train: 1 of 2 samples lack nir.",)
+    assert [list(inputs) for inputs, _ in data.train] == [["red"], ["red", "nir"]] * 4
+    nir = data.train[1][0]["nir"]
+    torch.testing.assert_close(nir.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(nir.std(correction=0), torch.tensor(1.0))

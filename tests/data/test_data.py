@@ -79,7 +79,7 @@ def test_says_whom_to_cite(data, name):
 
 
 def test_unknown_name_is_refused_with_the_near_miss():
-    with pytest.raises(DataError, match=r"data set among cmu-mosi.*got 'utd_mhad'\. Did you mean 'utd-mhad'\?"):
+    with pytest.raises(DataError, match=r"data set among brats, cmu-mosi.*got 'utd_mhad'\. Did you mean 'utd-mhad'\?"):
         load("utd_mhad")
 
 

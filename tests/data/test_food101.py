@@ -169,3 +169,19 @@ def test_what_is_said_of_the_emoji_is_so(shared: Path) -> None:
     flags = [row[1].split() for row in rows if row[-1] == "flags"]
     assert (len(flags), sum("flag" in words for words in flags)) == (57, 56)
     assert round(100 * sum(row[-1] == "people_body" for row in rows) / len(rows), 1) == 21.4
+
+
+def test_a_sample_may_lack_its_picture_or_its_text(root: Path) -> None:
+    images = root / "food101/images"
+    (images / "train/sushi/sushi_3.jpg").unlink()
+    (images / "test/waffles/waffles_2.jpg").write_bytes((images / "test/waffles/waffles_1.jpg").read_bytes())
+    data = food101(root, missing="present", **SMALL)
+    assert data.notes == ("train: 1 of 2 samples lack image.", "test: 1 of 2 samples lack text.")
+    assert [sorted(inputs) for part in (data.train, data.test) for inputs, _ in part] == [
+        ["image", "text"], ["text"], ["image", "text"], ["image"],
+    ]  # fmt: skip
+    assert [int(target) for _, target in data.test] == [DESCRIPTION.class_names.index("waffles")] * 2
+    check_dataset(data.train, data.modalities)
+    (root / "food101/texts/train_titles.csv").write_text("sushi_3.jpg,,sushi\n", "utf-8")
+    with pytest.raises(DataError, match=r"sushi_3\.jpg or a text in its line, but there is neither"):
+        food101(root, missing="present", **SMALL)

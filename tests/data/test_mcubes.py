@@ -87,3 +87,19 @@ def test_an_array_of_another_kind_is_refused(root, array):
     np.save(root / "mcubes/polL_dolp/d.npy", array, allow_pickle=True)
     with pytest.raises(DataError, match=r"polL_dolp/d\.npy"):
         mcubes(root).test[0]
+
+
+def test_a_sample_may_lack_modalities(root):
+    (root / "mcubes" / FILES["aolp_cos"].format("b")).unlink()
+    (root / "mcubes" / FILES["rgb"].format("d")).unlink()
+    (root / "mcubes" / FILES["nir"].format("d")).unlink()
+    data = mcubes(root, missing="present", augment={"photometric": 1.0, "blur": 1.0})
+    assert data.notes == (
+        "train: 1 of 2 samples lack aolp.", "test: 1 of 1 samples lack nir.", "test: 1 of 1 samples lack rgb."
+    )  # fmt: skip
+    assert list(data.train[1][0]) == ["rgb", "dolp", "nir"]
+    assert list(data.test[0][0]) == ["aolp", "dolp"]
+    check_dataset(data.train, data.modalities)
+    (root / "mcubes" / FILES["label"].format("d")).unlink()
+    with pytest.raises(DataError, match=r"GT/d\.png, but there is none, and a label is needed"):
+        mcubes(root, missing="present")

@@ -141,6 +141,21 @@ def test_a_missing_thermal_picture_is_named(folders):
         mfnet(root)
 
 
+def test_a_sample_may_lack_its_colour_or_its_thermal_picture(folders):
+    root, ending = folders
+    thermal = next(path for path in (root / "mfnet").iterdir() if path.name.startswith("ther"))
+    (thermal / f"00005D{ending}").unlink()
+    (root / f"mfnet/rgb/00001D{ending}").unlink()
+    data = mfnet(root, missing="present", augment={"photometric": 1.0, "blur": 1.0})
+    assert data.notes == ("train: 1 of 3 samples lack rgb.", "test: 1 of 2 samples lack thermal.")
+    assert list(data.train[0][0]) == ["thermal"]
+    assert list(data.test[1][0]) == ["rgb"]
+    check_dataset(data.train, data.modalities)
+    (thermal / f"00001D{ending}").unlink()
+    with pytest.raises(DataError, match=r"or another modality of the same sample, but there is none"):
+        mfnet(root, missing="present")
+
+
 def test_a_folder_of_another_form_is_refused(published):
     (published / "mfnet" / "images").rename(published / "mfnet" / "pictures")
     with pytest.raises(DataError, match=r"expected images/, or rgb/ and one of ther/, thermal/, but found neither"):

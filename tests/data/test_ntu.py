@@ -187,6 +187,16 @@ def test_a_sample_that_one_modality_lacks_is_named(root: Path) -> None:
         ntu(root)
 
 
+def test_a_sample_may_lack_a_modality(root: Path) -> None:
+    shutil.rmtree(root / "ntu" / "nturgb+d_depth_masked" / NAMES[2])
+    (root / "ntu" / "nturgb+d_skeletons" / f"{NAMES[3]}.skeleton").unlink()
+    data = ntu(root, modalities=EVERYTHING, missing="present", **SMALL)
+    assert data.notes == ("train: 1 of 3 samples lack depth.", "test: 1 of 1 samples lack skeleton.")
+    assert list(data.train[2][0]) == ["rgb", "skeleton"]
+    assert list(data.test[0][0]) == ["rgb", "depth"]
+    check_dataset(data.train, data.modalities)
+
+
 def test_videos_are_to_be_taken_apart_first(root: Path) -> None:
     shutil.rmtree(root / "ntu" / "nturgb+d_rgb")
     (root / "ntu" / "nturgb+d_rgb").mkdir()

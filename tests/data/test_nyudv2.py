@@ -199,3 +199,11 @@ def test_a_depth_picture_of_eight_bits_is_refused(folders):
 def test_impossible_units_are_refused(folders):
     with pytest.raises(DataError, match="units_per_metre: expected a number above 0"):
         nyudv2(folders, units_per_metre=0)
+
+
+def test_a_sample_may_lack_colour_or_depth(folders):
+    (folders / "nyudv2/RGB/2.png").unlink()
+    data = nyudv2(folders, missing="present")
+    lacking = [list(inputs) == ["depth"] for part in (data.train, data.test) for inputs, _ in part]
+    assert sum(lacking) == len(data.notes) == 1
+    assert data.notes[0].endswith("samples lack rgb.")

@@ -40,7 +40,9 @@ def test_agrees_with_the_resampled_archive(shared, monkeypatch):
     """The archive's own preprocessing was not recorded; on the raw clips at hand it is this one."""
     archive = np.load(shared / "data/utd_mhad/utd_mhad.npz")
     found = {}
-    monkeypatch.setattr("subsense.data.utd_mhad_raw.utd_mhad.make", lambda description, arrays: found.update(arrays))
+    monkeypatch.setattr(
+        "subsense.data.utd_mhad_raw.utd_mhad.make", lambda description, arrays, *_: found.update(arrays)
+    )
     utd_mhad_raw(shared / "data", complete=False)
     assert len(found["action"]) == 8
     trial = [1, 2] * 4
@@ -98,3 +100,20 @@ def test_motion_is_where_and_when_something_moves():
     maps = torch.from_numpy(depth_motion(frames))
     assert maps.nonzero().tolist() == [[1, 0, 1]]
     assert maps[1, 0, 1] == 5
+
+
+def test_a_clip_may_lack_a_sensor(root):
+    (lost,) = (root / "utd_mhad/raw/Inertial").glob("*_s1_*")
+    whole = utd_mhad_raw(root, complete=False)
+    lost.unlink()
+    data = utd_mhad_raw(root, complete=False, missing="present")
+    assert data.notes == ("train: 1 of 2 samples lack inertial.",)
+    row = data.train.groups.index("subject 1")
+    assert list(data.train[row][0]) == ["skeleton", "depth"]
+    assert torch.equal(data.train[row][0]["depth"], whole.train[row][0]["depth"])
+    other = data.train[1 - row][0]["gyroscope"]
+    torch.testing.assert_close(other.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    for path in (root / "utd_mhad/raw/Inertial").glob("*_s3_*"):
+        path.unlink()
+    with pytest.raises(DataError, match="expected training samples that have each modality"):
+        utd_mhad_raw(root, complete=False, missing="present")

@@ -31,6 +31,14 @@ DATASETS = {
     "food101": "subsense.data.food101:food101",
     "emoji": "subsense.data.emoji:emoji",
     "ntu": "subsense.data.ntu:ntu",
+    "deliver": "subsense.data.deliver:deliver",
+    "pst900": "subsense.data.pst900:pst900",
+    "fmb": "subsense.data.fmb:fmb",
+    "brats": "subsense.data.brats:brats",
+    "sunrgbd": "subsense.data.sunrgbd:sunrgbd",
+    "kitti-road": "subsense.data.kitti_road:kitti_road",
+    "pamap2": "subsense.data.pamap2:pamap2",
+    "opportunity": "subsense.data.opportunity:opportunity",
 }
 """Name -> the function that loads it. Beside it in its module stands the `DESCRIPTION`."""
 

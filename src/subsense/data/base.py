@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from subsense.errors import DataError
+from subsense.errors import DataError, closest
 from subsense.modalities import AxisSpec
 
 Item = tuple[dict[str, Any], Tensor]
@@ -44,21 +45,31 @@ class Samples(Part):
         targets: int64, `(num_samples,)` for classification, `(num_samples, H, W)` for segmentation; float32,
             `(num_samples, 1)`, for regression.
         groups: see `Part`.
+        present: `{modality: bool (num_samples,)}`, which samples have it; what one lacks has no key in it. Modalities
+            that aren't here are in all.
 
     >>> samples = Samples({"rgb": torch.zeros(2, 3)}, torch.tensor([0, 1]), groups=["a", "b"])
     >>> samples[1]
     ({'rgb': tensor([0., 0., 0.])}, tensor(1))
     """
 
-    def __init__(self, inputs: Mapping[str, Tensor], targets: Tensor, groups: Sequence[str]) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, Tensor],
+        targets: Tensor,
+        groups: Sequence[str],
+        present: Mapping[str, Tensor] | None = None,
+    ) -> None:
         lengths = {len(tensor) for tensor in (*inputs.values(), targets)} | {len(groups)}
         assert len(lengths) == 1, f"modalities, targets and groups differ in number: {sorted(lengths)}"
         self.inputs = dict(inputs)
         self.targets = targets
         self.groups = tuple(groups)
+        self.present = dict(present or {})
 
     def __getitem__(self, index: int) -> Item:
-        return {name: tensor[index] for name, tensor in self.inputs.items()}, self.targets[index]
+        has = [name for name in self.inputs if name not in self.present or self.present[name][index]]
+        return {name: self.inputs[name][index] for name in has}, self.targets[index]
 
 
 class FileSamples(Part):
@@ -165,20 +176,80 @@ def locate(description: Description, root: str | Path | None, files: Sequence[st
     return Path(root) / inside
 
 
+MISSING = ("refuse", "present")
+"""What a loader does where single files are absent: raise at the first, or leave the modality out of that sample."""
+
+
+def check_missing(description: Description, missing: str) -> None:
+    """Refuse what is no choice of `MISSING`."""
+    if missing not in MISSING:
+        known = " or ".join(map(repr, MISSING))
+        near = closest(str(missing), MISSING)
+        raise description.error(f"expected missing to be {known}, but found {missing!r}.{near}")
+
+
+def count_missing(
+    description: Description,
+    part: str,
+    samples: Sequence[Mapping[str, Path]],
+    missing: str,
+    modalities: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Look for every file of every sample, and say how many samples lack which modality.
+
+    Args:
+        description: of the data set.
+        part: whose samples they are.
+        samples: for each sample kind -> file; kind ``"label"`` is needed always.
+        missing: one of `MISSING`.
+        modalities: kind -> modality, where a modality has several files; else kinds are modalities.
+
+    Raises:
+        DataError: names the first file that is absent and has to be there.
+    """
+    check_missing(description, missing)
+    lacking: Counter[str] = Counter()
+    for files in samples:
+        absent = {kind: path for kind, path in files.items() if not path.exists()}
+        if absent and (missing == "refuse" or "label" in absent):
+            raise description.error(
+                f"expected the file {next(iter(absent.values()))}, but there is none."
+                if missing == "refuse"
+                else f"expected the file {absent['label']}, but there is none, and a label is needed."
+            )
+        lost = {(modalities or {}).get(kind, kind) for kind in absent}
+        if lost and lost >= {(modalities or {}).get(kind, kind) for kind in files} - {"label"}:
+            raise description.error(f"expected the file {next(iter(absent.values()))} or another modality of the same "
+                                    "sample, but there is none.")  # fmt: skip
+        lacking.update(lost)
+    return [f"{part}: {count} of {len(samples)} samples lack {name}." for name, count in sorted(lacking.items())]
+
+
 def read_lines(path: Path) -> list[str]:
     """Read the lines of a text that hold anything; a byte-order mark at its beginning is dropped."""
     return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
-def standardise(train: Tensor, test: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
+def standardise(
+    train: Tensor, test: Tensor, axes: Sequence[int], present: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Shift and scale both parts to zero mean and unit deviation **of the training part**, pooled over `axes`.
 
-    The test part has no say in the statistics. What never varies in training becomes 0 in training.
+    The test part has no say in the statistics. What never varies in training becomes 0 in training. Where `present`
+    says which rows of both parts are there, the others have no say either, and become 0.
 
     >>> standardise(torch.tensor([[1.0], [3.0]]), torch.tensor([[4.0]]), axes=[0])
     (tensor([[-1.],
             [ 1.]]), tensor([[2.]]))
     """
+    if present is not None:
+        there, others = present
+        if not there.any():
+            raise DataError("expected training samples that have each modality, but one is in none of them")
+        scaled, rest = standardise(train[there], test[others], axes)
+        train, test = torch.zeros_like(train), torch.zeros_like(test)
+        train[there], test[others] = scaled, rest
+        return train, test
     mean = train.mean(tuple(axes), keepdim=True)
     deviation = train.std(tuple(axes), correction=0, keepdim=True)
     deviation = torch.where(deviation > 1e-8, deviation, torch.ones_like(deviation))

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from subsense.data.base import Data, Description, Samples, locate, standardise
-from subsense.data.formats.images import open_picture
+from subsense.data.formats.images import locate_pictures, open_picture
 from subsense.errors import DataError
 
 CHANNELS = ("red", "nir")
@@ -33,7 +33,9 @@ DESCRIPTION = Description(
 )
 
 
-def cwfid(root: str | Path | None = None, *, size: Sequence[int] = SIZE, mirrored: bool = False) -> Data:
+def cwfid(
+    root: str | Path | None = None, *, size: Sequence[int] = SIZE, mirrored: bool = False, missing: str = "refuse"
+) -> Data:
     """Load the scenes of `root/cwfid/`: 39 to train, 21 to test.
 
     Layout::
@@ -52,17 +54,24 @@ def cwfid(root: str | Path | None = None, *, size: Sequence[int] = SIZE, mirrore
             (320, 432); the default, a quarter of the pixels, lets a small network train in minutes on two cores.
         mirrored: add to the 39 training scenes their mirror images, left to right, upside down and both: 156 samples.
 
+        missing: ``"refuse"``, or ``"present"``: a scene may lack one of its channels.
+
     Raises:
         DataError: a file is absent or damaged, a scene is in both parts, a size is not positive.
     """
     _check_size(size)
     folder = locate(DESCRIPTION, root, ["train.txt", "test.txt"])
     train, test = _scenes(folder)
-    locate(DESCRIPTION, root, [f"{kind}/{scene}.png" for scene in train + test for kind in (*CHANNELS, "label")])
-    images = {name: _standardised(folder / name, train, test, size) for name in CHANNELS}
+    kinds = {kind: f"{kind}/{{}}.png" for kind in (*CHANNELS, "label")}
+    notes = locate_pictures(DESCRIPTION, folder, kinds, {"train": train, "test": test}, missing)
+    present = {name: tuple(_present(folder / name, scenes) for scenes in (train, test)) for name in CHANNELS}
+    images = {name: _standardised(folder / name, train, test, size, present[name]) for name in CHANNELS}
     training, testing = (
         Samples(
-            {name: parts[number] for name, parts in images.items()}, _labels(folder / "label", scenes, size), scenes
+            {name: parts[number] for name, parts in images.items()},
+            _labels(folder / "label", scenes, size),
+            scenes,
+            {name: parts[number] for name, parts in present.items()},
         )
         for number, scenes in enumerate((train, test))
     )
@@ -70,14 +79,22 @@ def cwfid(root: str | Path | None = None, *, size: Sequence[int] = SIZE, mirrore
         _with_mirror_images(training) if mirrored else training,
         testing,
         modalities=dict.fromkeys(CHANNELS, f"1 {size[0]} {size[1]}"),
+        notes=notes,
     )
+
+
+def _present(folder: Path, scenes: list[str]) -> Tensor:
+    """Say which scenes have a channel: bool (num_scenes,)."""
+    return torch.tensor([(folder / f"{scene}.png").is_file() for scene in scenes])
 
 
 def _with_mirror_images(samples: Samples) -> Samples:
     """Add every sample mirrored about each axis of the image and about both; the groups stay those of the scenes."""
     axes: list[tuple[int, ...]] = [(), (-1,), (-2,), (-2, -1)]
     inputs = {name: torch.cat([tensor.flip(axis) for axis in axes]) for name, tensor in samples.inputs.items()}
-    return Samples(inputs, torch.cat([samples.targets.flip(axis) for axis in axes]), samples.groups * len(axes))
+    present = {name: there.repeat(len(axes)) for name, there in samples.present.items()}
+    targets = torch.cat([samples.targets.flip(axis) for axis in axes])
+    return Samples(inputs, targets, samples.groups * len(axes), present)
 
 
 def _check_size(size: Sequence[int]) -> None:
@@ -96,10 +113,15 @@ def _words(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8-sig").split()
 
 
-def _standardised(folder: Path, train: list[str], test: list[str], size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Read one channel as (num_scenes, 1, H, W) for both parts."""
-    images = _stack(folder, train + test, size, Image.Resampling.BOX).float().unsqueeze(1)
-    return standardise(images[: len(train)], images[len(train) :], axes=(0, 2, 3))
+def _standardised(
+    folder: Path, train: list[str], test: list[str], size: Sequence[int], present: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """Read one channel as (num_scenes, 1, H, W) for both parts; zeros where it is absent."""
+    images = torch.zeros(len(train + test), 1, *size)
+    there = torch.cat(present)
+    scenes = [scene for scene, has in zip(train + test, there.tolist(), strict=True) if has]
+    images[there] = _stack(folder, scenes, size, Image.Resampling.BOX).float().unsqueeze(1)
+    return standardise(images[: len(train)], images[len(train) :], axes=(0, 2, 3), present=(present[0], present[1]))
 
 
 def _labels(folder: Path, scenes: list[str], size: Sequence[int]) -> Tensor:

@@ -45,6 +45,7 @@ def emoji(
     patch: int = 16,
     length: int = LENGTH,
     vocabulary_size: int = 1024,
+    missing: str = "refuse",
 ) -> Data:
     """Load the emoji of `root/emoji_food101_layout/`: 1,430 to train, 476 to test, all kept in memory.
 
@@ -62,4 +63,6 @@ def emoji(
     Raises:
         DataError: as `food101` does.
     """
-    return load_image_text(DESCRIPTION, root, tokenizer, size, patch, length, vocabulary_size, in_memory=True)
+    return load_image_text(
+        DESCRIPTION, root, tokenizer, size, patch, length, vocabulary_size, in_memory=True, missing=missing
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from subsense.data.base import Data, Description, FileSamples, Item, locate
-from subsense.data.formats.images import open_picture
+from subsense.data.base import Data, Description, FileSamples, Item, check_missing, locate
+from subsense.data.formats.images import ENDINGS, open_picture
 from subsense.data.formats.texts import ARGUMENTS, Texts, build_vocabulary, read_texts
 from subsense.errors import closest
 
@@ -71,6 +71,7 @@ def food101(
     patch: int = 32,
     length: int = LENGTH,
     vocabulary_size: int = 8192,
+    missing: str = "refuse",
 ) -> Data:
     """Load the pictures and titles of `root/food101/`; some 68,000 to train and 22,700 to test are published.
 
@@ -100,11 +101,13 @@ def food101(
         patch: pixels of a patch's side in the network.
         length: number of tokens; ViLT has positions for 40.
         vocabulary_size: at most so many word pieces where they are made from the training titles.
+        missing: ``"refuse"``, or ``"present"``: a line's picture may be absent, its text may be empty, and a picture
+            that no line names is a sample without text.
 
     Raises:
         DataError: a file is absent or damaged, a line or class is not as described, tokenizers isn't installed.
     """
-    return load_image_text(DESCRIPTION, root, tokenizer, size, patch, length, vocabulary_size)
+    return load_image_text(DESCRIPTION, root, tokenizer, size, patch, length, vocabulary_size, missing=missing)
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,9 @@ class Line:
     """Hold a line of a table: the picture's file, its text, and the index of its class."""
 
     file: Path
-    text: str
+    text: str | None
     target: int
+    has_picture: bool = True
 
 
 def load_image_text(
@@ -125,21 +129,25 @@ def load_image_text(
     length: int,
     vocabulary_size: int,
     in_memory: bool = False,
+    missing: str = "refuse",
 ) -> Data:
     """Load a data set in the layout of UPMC Food-101; see `food101`."""
     if len(size) != 2 or patch < 1 or min(size) < patch or any(side % patch for side in size):
         raise description.error(f"expected size=(height, width), multiples of patch={patch}, but got {size!r}.")
+    check_missing(description, missing)
     folder = locate(description, root, [f"texts/{part}_titles.csv" for part in PARTS])
-    lines = {part: _lines(description, folder, part) for part in PARTS}
+    lines = {part: _lines(description, folder, part, missing) for part in PARTS}
     if tokenizer is None:
-        texts = Texts(build_vocabulary((line.text for line in lines["train"]), vocabulary_size), length)
+        texts = Texts(build_vocabulary((line.text or "" for line in lines["train"]), vocabulary_size), length)
     else:
         texts = read_texts(tokenizer, length)
     reads = {part: partial(_read, lines[part], texts, (size[0], size[1]), patch, description) for part in PARTS}
     if in_memory:
         reads = {part: _kept(reads[part], len(lines[part])) for part in PARTS}
     train, test = (FileSamples(reads[part], [line.file.stem for line in lines[part]]) for part in PARTS)
-    return description.with_samples(train, test, modalities=image_text_modalities(size, length), fills=_fills(texts))
+    notes = [note for part in PARTS for note in _lacking(part, lines[part])]
+    axes = image_text_modalities(size, length)
+    return description.with_samples(train, test, modalities=axes, fills=_fills(texts), notes=tuple(notes))
 
 
 def _fills(texts: Texts) -> dict[str, dict[str, Any]]:
@@ -159,7 +167,7 @@ def _kept(read: Any, number: int) -> Any:
 # ---- the tables
 
 
-def _lines(description: Description, folder: Path, part: str) -> list[Line]:
+def _lines(description: Description, folder: Path, part: str, missing: str) -> list[Line]:
     path = folder / "texts" / f"{part}_titles.csv"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -169,10 +177,35 @@ def _lines(description: Description, folder: Path, part: str) -> list[Line]:
     lines = [_line(description, folder, part, path, number, row) for number, row in enumerate(rows, 1)]
     if not lines:
         raise description.error(f"expected lines in {path}, but it is empty.")
+    if missing == "present":
+        return _incomplete(description, folder, part, lines)
     for line in lines:
         if not line.file.is_file():
             raise description.error(f"expected the file {line.file}, named in {path.name}, but there is none.")
     return lines
+
+
+def _incomplete(description: Description, folder: Path, part: str, lines: list[Line]) -> list[Line]:
+    """Say what each line lacks, and add the pictures that no line names."""
+    found = [replace(line, text=line.text or None, has_picture=line.file.is_file()) for line in lines]
+    for line in found:
+        if line.text is None and not line.has_picture:
+            raise description.error(f"expected the file {line.file} or a text in its line, but there is neither.")
+    named = {line.file for line in lines}
+    return found + [
+        Line(file, None, target)
+        for target, name in enumerate(description.class_names)
+        for file in sorted((folder / "images" / part / name).glob("*"))
+        if file.suffix.lower() in ENDINGS and file not in named
+    ]
+
+
+def _lacking(part: str, lines: list[Line]) -> list[str]:
+    counts = {
+        "image": sum(not line.has_picture for line in lines),
+        "text": sum(line.text is None for line in lines),
+    }
+    return [f"{part}: {count} of {len(lines)} samples lack {name}." for name, count in counts.items() if count]
 
 
 def _line(description: Description, folder: Path, part: str, path: Path, number: int, row: list[str]) -> Line:
@@ -194,9 +227,13 @@ def _read(
     lines: list[Line], texts: Texts, size: tuple[int, int], patch: int, description: Description, index: int
 ) -> Item:
     line = lines[index]
-    with open_picture(description, line.file) as image:
-        pixels = _pixels(image.convert("RGB"), size, patch)
-    return {"image": padded(pixels, size), "text": texts(line.text)}, torch.tensor(line.target)
+    inputs: dict[str, Any] = {}
+    if line.has_picture:
+        with open_picture(description, line.file) as image:
+            inputs["image"] = padded(_pixels(image.convert("RGB"), size, patch), size)
+    if line.text is not None:
+        inputs["text"] = texts(line.text)
+    return inputs, torch.tensor(line.target)
 
 
 def _pixels(image: Image.Image, size: tuple[int, int], patch: int) -> Tensor:

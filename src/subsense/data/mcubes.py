@@ -47,7 +47,11 @@ NIR_BEGINS = 192
 
 
 def mcubes(
-    root: str | Path | None = None, *, folder: str | None = None, augment: Mapping[str, Any] | None = None
+    root: str | Path | None = None,
+    *,
+    folder: str | None = None,
+    augment: Mapping[str, Any] | None = None,
+    missing: str = "refuse",
 ) -> Data:
     """Load MCubeS.
 
@@ -74,6 +78,7 @@ def mcubes(
         augment: options of `Augmentation`, for the training part. CMNeXt's are about
             ``{scale: [0.25, 1.0], crop: [512, 512], flip: 0.5, blur: 0.5}`` (it blurs near infrared too). Without any,
             training pictures are cut like the others.
+        missing: ``"refuse"``, or ``"present"``: a sample may lack files of some modalities, not its label.
 
     Raises:
         DataError: a file is absent or damaged, a sample is in both train and test, an option can't be.
@@ -81,27 +86,29 @@ def mcubes(
     augmentation = Augmentation.parse(augment)
     place = locate(DESCRIPTION, root, list(LISTS.values()), folder)
     names = read_parts(DESCRIPTION, place, LISTS)
-    locate_pictures(DESCRIPTION, place, FILES, names)
+    notes = locate_pictures(DESCRIPTION, place, FILES, names, missing, {"aolp_sin": "aolp", "aolp_cos": "aolp"})
     squares = {"train": augmentation is None, "val": True, "test": True}
     parts = {
-        part: ImageSamples(DESCRIPTION, partial(_read, place, some, squares[part]), some,
+        part: ImageSamples(DESCRIPTION, partial(_read, place, some, squares[part], missing), some,
                            augmentation if part == "train" else None)
         for part, some in names.items()
     }  # fmt: skip
-    return DESCRIPTION.with_samples(**parts)
+    return DESCRIPTION.with_samples(**parts, notes=notes)
 
 
-def _read(place: Path, names: list[str], square: bool, index: int) -> Item:
+def _read(place: Path, names: list[str], square: bool, missing: str, index: int) -> Item:
     paths = {kind: place / file.format(names[index]) for kind, file in FILES.items()}
-    sine, cosine, degree = (_read_array(paths[kind]) for kind in ("aolp_sin", "aolp_cos", "dolp"))
-    images = {
-        "rgb": read_three(DESCRIPTION, paths["rgb"]),
-        "aolp": torch.stack([sine, cosine, sine]),
-        "dolp": degree.expand(3, -1, -1),
-        "nir": read_three(DESCRIPTION, paths["nir"]),
-    }
+    there = {kind for kind, path in paths.items() if missing == "refuse" or path.is_file()}
+    images: dict[str, Tensor] = {}
+    for name in sorted(there & {"rgb", "nir"}):
+        images[name] = read_three(DESCRIPTION, paths[name])
+    if {"aolp_sin", "aolp_cos"} <= there:
+        sine, cosine = (_read_array(paths[kind]) for kind in ("aolp_sin", "aolp_cos"))
+        images["aolp"] = torch.stack([sine, cosine, sine])
+    if "dolp" in there:
+        images["dolp"] = _read_array(paths["dolp"]).expand(3, -1, -1)
     label = read_label(DESCRIPTION, paths["label"])
-    return {name: _cut(image, square) for name, image in images.items()}, _cut(label, square)
+    return {name: _cut(images[name], square) for name in DESCRIPTION.modalities if name in images}, _cut(label, square)
 
 
 def _read_array(path: Path) -> Tensor:

@@ -48,7 +48,11 @@ Source = tuple[str, bool]
 
 
 def mfnet(
-    root: str | Path | None = None, *, folder: str | None = None, augment: Mapping[str, Any] | None = None
+    root: str | Path | None = None,
+    *,
+    folder: str | None = None,
+    augment: Mapping[str, Any] | None = None,
+    missing: str = "refuse",
 ) -> Data:
     """Load MFNet in either of its two forms.
 
@@ -84,6 +88,7 @@ def mfnet(
         augment: options of `Augmentation`, for the training part. CMNeXt's are
             ``{scale: [0.5, 2.0], crop: [480, 640], flip: 0.5, photometric: 0.2, blur: 0.2}``; its padding is labelled
             255, which the loss has to leave out (``cross_entropy: {ignore_index: 255}``).
+        missing: ``"refuse"``, or ``"present"``: a sample may lack its file in `rgb/` or `ther/`.
 
     Raises:
         DataError: a file is absent or damaged, a sample is in both train and test, an option can't be.
@@ -91,15 +96,16 @@ def mfnet(
     augmentation = Augmentation.parse(augment)
     place = locate(DESCRIPTION, root, list(LISTS.values()), folder)
     names = read_parts(DESCRIPTION, place, LISTS)
-    files = _files(place, names["train"][0])
+    files = _files(place, [name for some in names.values() for name in some])
     sources = {part: [_source(place, files, name) for name in some] for part, some in names.items()}
-    locate_pictures(DESCRIPTION, place, files, {part: [name for name, _ in some] for part, some in sources.items()})
+    own = {part: [name for name, _ in some] for part, some in sources.items()}
+    notes = locate_pictures(DESCRIPTION, place, files, own, missing)
     parts = {
-        part: ImageSamples(DESCRIPTION, partial(_read, place, files, some),
+        part: ImageSamples(DESCRIPTION, partial(_read, place, files, some, missing),
                            [name.removesuffix(FLIP) for name, _ in some], augmentation if part == "train" else None)
         for part, some in sources.items()
     }  # fmt: skip
-    return DESCRIPTION.with_samples(**parts)
+    return DESCRIPTION.with_samples(**parts, notes=notes)
 
 
 def _source(place: Path, files: Mapping[str, str], name: str) -> Source:
@@ -108,15 +114,15 @@ def _source(place: Path, files: Mapping[str, str], name: str) -> Source:
     return (name.removesuffix(FLIP), True) if name.endswith(FLIP) and not own else (name, False)
 
 
-def _files(place: Path, first: str) -> dict[str, str]:
-    """Find out which form the folder has, and how its files end: as those of the first sample do."""
+def _files(place: Path, names: list[str]) -> dict[str, str]:
+    """Find out which form the folder has, and how its files end: as the first that is there."""
     if (place / "images").is_dir():
         return {"all": "images/{}.png", "label": "labels/{}.png"}
     thermal = next((name for name in THERMAL if (place / name).is_dir()), None)
     if thermal is None or not (place / "rgb").is_dir():
         wanted = f"images/, or rgb/ and one of {', '.join(f'{name}/' for name in THERMAL)}"
         raise DESCRIPTION.error(f"{place}: expected {wanted}, but found neither.")
-    endings = {name: _ending(place / name, first) for name in ("rgb", thermal)}
+    endings = {name: _ending(place / name, names) for name in ("rgb", thermal)}
     return {
         "rgb": f"rgb/{{}}{endings['rgb']}",
         "thermal": f"{thermal}/{{}}{endings[thermal]}",
@@ -124,15 +130,20 @@ def _files(place: Path, first: str) -> dict[str, str]:
     }
 
 
-def _ending(folder: Path, name: str) -> str:
-    return next((ending for ending in ENDINGS if (folder / f"{name}{ending}").is_file()), ENDINGS[0])
+def _ending(folder: Path, names: list[str]) -> str:
+    found = (ending for name in names for ending in ENDINGS if (folder / f"{name}{ending}").is_file())
+    return next(found, ENDINGS[0])
 
 
-def _read(place: Path, files: Mapping[str, str], sources: list[Source], index: int) -> Item:
+def _read(place: Path, files: Mapping[str, str], sources: list[Source], missing: str, index: int) -> Item:
     source, mirrored = sources[index]
     paths = {kind: place / file.format(source) for kind, file in files.items()}
     label = read_label(DESCRIPTION, paths.pop("label"))
-    images = _split(paths["all"]) if "all" in paths else {kind: read_three(DESCRIPTION, paths[kind]) for kind in paths}
+    if "all" in paths:
+        images = _split(paths["all"])
+    else:
+        there = {kind: path for kind, path in paths.items() if missing == "refuse" or path.is_file()}
+        images = {kind: read_three(DESCRIPTION, path) for kind, path in there.items()}
     if mirrored:
         return {name: image.flip(-1) for name, image in images.items()}, label.flip(-1)
     return images, label

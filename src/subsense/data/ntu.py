@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from subsense.data.base import Data, Description, FileSamples, Item, locate
+from subsense.data.base import Data, Description, FileSamples, Item, check_missing, count_missing, locate
 from subsense.data.formats.images import open_picture
 from subsense.data.formats.skeletons import JOINTS, read_skeletons
 from subsense.errors import closest
@@ -86,6 +86,7 @@ def ntu(
     size: Sequence[int] = SIZE,
     folders: Mapping[str, str] | None = None,
     leave_out_missing_skeletons: bool = False,
+    missing: str = "refuse",
 ) -> Data:
     """Load the clips of `root/ntu/`; frames and skeletons are read when they are needed.
 
@@ -115,6 +116,7 @@ def ntu(
         size: height and width in pixels.
         folders: modality -> folder, where it is called otherwise: ``{"rgb": "Images"}``.
         leave_out_missing_skeletons: whether the 302 samples of the published list are left out.
+        missing: ``"refuse"``, or ``"present"``: a sample is taken if any of the modalities has it.
 
     Raises:
         DataError: a folder, file or list is absent or damaged; a sample that one modality has and another lacks; a
@@ -123,19 +125,26 @@ def ntu(
     _check(modalities, split, frames, size, folders or {})
     places = {name: (folders or {}).get(name, FOLDERS[name]) for name in modalities}
     folder = _located(root, places)
-    samples = _samples(folder, places)
+    check_missing(DESCRIPTION, missing)
+    samples = _samples(folder, places, missing)
     if leave_out_missing_skeletons:
         names = _missing_skeletons(root)
         samples = [sample for sample in samples if sample.name not in names]
     parts: dict[bool, list[Sample]] = {True: [], False: []}
     for sample in samples:
         parts[_trains(sample, split)].append(sample)
-    read = partial(_read, folder, places, frames, (size[0], size[1]))
+    read = partial(_read, folder, places, frames, (size[0], size[1]), missing)
+    notes = [
+        note
+        for part, trains in (("train", True), ("test", False))
+        for note in count_missing(DESCRIPTION, part, [_paths(folder, places, one) for one in parts[trains]], missing)
+    ]
     train, test = (
         FileSamples(partial(_pick, read, parts[trains]), _groups(folder, parts[trains], split, trains))
         for trains in (True, False)
     )
-    return DESCRIPTION.with_samples(train, test, modalities={name: _axes(frames, size)[name] for name in modalities})
+    axes = {name: _axes(frames, size)[name] for name in modalities}
+    return DESCRIPTION.with_samples(train, test, modalities=axes, notes=tuple(notes))
 
 
 def _check(modalities: Sequence[str], split: str, frames: int, size: Sequence[int], folders: Mapping[str, str]) -> None:
@@ -165,15 +174,20 @@ def _located(root: str | Path | None, places: Mapping[str, str]) -> Path:
     return folder
 
 
-def _samples(folder: Path, places: Mapping[str, str]) -> list[Sample]:
-    """List the samples that the folders have, in the order of their names; all must have the same."""
+def _paths(folder: Path, places: Mapping[str, str], sample: Sample) -> dict[str, Path]:
+    return {name: folder / place / f"{sample.name}{ENDINGS[name]}" for name, place in places.items()}
+
+
+def _samples(folder: Path, places: Mapping[str, str], missing: str) -> list[Sample]:
+    """List the samples that the folders have, in the order of their names; all must have the same, unless told."""
     found = {name: _names(folder / place, ENDINGS[name]) for name, place in places.items()}
-    for name in sorted(set().union(*found.values())):
+    every = set().union(*found.values())
+    for name in sorted(every):
         for modality, names in found.items():
-            if name not in names:
+            if name not in names and missing == "refuse":
                 path = folder / places[modality] / f"{name}{ENDINGS[modality]}"
                 raise DESCRIPTION.error(f"expected {path}, which other modalities have, but there is none.")
-    numbers = {name: _numbers(name) for name in sorted(next(iter(found.values())))}
+    numbers = {name: _numbers(name) for name in sorted(every)}
     return [
         Sample(name, camera, subject, action)
         for name, (setup, camera, subject, _, action) in numbers.items()
@@ -228,10 +242,13 @@ def _pick(read: Callable[[Sample], Item], samples: list[Sample], index: int) -> 
     return read(samples[index])
 
 
-def _read(folder: Path, places: Mapping[str, str], frames: int, size: tuple[int, int], sample: Sample) -> Item:
+def _read(
+    folder: Path, places: Mapping[str, str], frames: int, size: tuple[int, int], missing: str, sample: Sample
+) -> Item:
     inputs: dict[str, Any] = {}
-    for modality, place in places.items():
-        path = folder / place / f"{sample.name}{ENDINGS[modality]}"
+    for modality, path in _paths(folder, places, sample).items():
+        if missing == "present" and not path.exists():
+            continue
         if modality == "skeleton":
             inputs[modality] = _skeletons(path, frames)
         else:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from subsense.data.base import Data, Description, Item, locate
+from subsense.data.base import Data, Description, Item, check_missing, locate
 from subsense.data.formats.augmentation import Augmentation
 from subsense.data.formats.hha import Camera, encode_hha
 from subsense.data.formats.images import (
@@ -65,6 +65,7 @@ def nyudv2(
     augment: Mapping[str, Any] | None = None,
     units_per_metre: float = 1000.0,
     cache: str | Path | None = None,
+    missing: str = "refuse",
 ) -> Data:
     """Load NYUDv2 in either of its two forms.
 
@@ -99,6 +100,7 @@ def nyudv2(
         units_per_metre: what the numbers in `Depth/` mean; 1000 are millimetres.
         cache: a folder in which computed HHA is kept, as png; empty it when `units_per_metre` changes. None: HHA is
             computed at every reading, which takes most of a second.
+        missing: ``"refuse"``, or ``"present"``: in the second layout a sample may lack its colour or its depth.
 
     Raises:
         DataError: a file is absent or damaged, or h5py is; a sample is in both train and test; an option can't be.
@@ -108,12 +110,16 @@ def nyudv2(
         raise DESCRIPTION.error(f"units_per_metre: expected a number above 0, but found {units_per_metre!r}.")
     kept = None if cache is None else Path(cache)
     inside = Path(root or "") / (folder or DESCRIPTION.folder)
+    check_missing(DESCRIPTION, missing)
+    notes: tuple[str, ...] = ()
     if root is None or (inside / LABELLED).exists() or not (inside / "RGB").is_dir():
         train, test = _published(locate(DESCRIPTION, root, [LABELLED, SPLITS, CLASSES], folder), kept)
     else:
-        train, test = _folders(locate(DESCRIPTION, root, list(LISTS.values()), folder), kept, units_per_metre)
+        train, test, notes = _folders(
+            locate(DESCRIPTION, root, list(LISTS.values()), folder), kept, units_per_metre, missing
+        )
     return DESCRIPTION.with_samples(
-        ImageSamples(DESCRIPTION, *train, augmentation=augmentation), ImageSamples(DESCRIPTION, *test)
+        ImageSamples(DESCRIPTION, *train, augmentation=augmentation), ImageSamples(DESCRIPTION, *test), notes=notes
     )
 
 
@@ -210,29 +216,34 @@ def _read_matrix(file: Path, name: str) -> NDArray[np.int64]:
 # ---- folders of pictures
 
 
-def _folders(place: Path, cache: Path | None, units: float) -> tuple[_Part, _Part]:
+def _folders(place: Path, cache: Path | None, units: float, missing: str) -> tuple[_Part, _Part, tuple[str, ...]]:
     names = read_parts(DESCRIPTION, place, LISTS)
     kinds = {"rgb": "RGB", "depth": "HHA" if (place / "HHA").is_dir() else "Depth", "label": "Label"}
-    files = {kind: f"{at}/{{}}{_ending(place / at, names['train'][0])}" for kind, at in kinds.items()}
-    locate_pictures(DESCRIPTION, place, files, names)
-    read = partial(_read_pictures, place, files, cache, units)
-    return (partial(read, names["train"]), names["train"]), (partial(read, names["test"]), names["test"])
+    files = {kind: f"{at}/{{}}{_ending(place / at, names['train'] + names['test'])}" for kind, at in kinds.items()}
+    notes = locate_pictures(DESCRIPTION, place, files, names, missing)
+    read = partial(_read_pictures, place, files, cache, units, missing)
+    return (partial(read, names["train"]), names["train"]), (partial(read, names["test"]), names["test"]), notes
 
 
-def _ending(folder: Path, name: str) -> str:
-    return ".jpg" if (folder / f"{name}.jpg").is_file() else ".png"
+def _ending(folder: Path, names: list[str]) -> str:
+    found = (ending for name in names for ending in (".jpg", ".png") if (folder / f"{name}{ending}").is_file())
+    return next(found, ".png")
 
 
 def _read_pictures(
-    place: Path, files: Mapping[str, str], cache: Path | None, units: float, names: list[str], index: int
+    place: Path, files: Mapping[str, str], cache: Path | None, units: float, missing: str, names: list[str], index: int
 ) -> Item:
     rgb, depth, label = (place / files[kind].format(names[index]) for kind in ("rgb", "depth", "label"))
-    hha = (
-        read_three(DESCRIPTION, depth)
-        if files["depth"].startswith("HHA/")
-        else _hha(cache, names[index], partial(_read_depth, depth, units))
-    )
-    return {"rgb": read_three(DESCRIPTION, rgb), "depth": hha}, _read_forty(label)
+    images = {}
+    if missing == "refuse" or rgb.is_file():
+        images["rgb"] = read_three(DESCRIPTION, rgb)
+    if missing == "refuse" or depth.is_file():
+        images["depth"] = (
+            read_three(DESCRIPTION, depth)
+            if files["depth"].startswith("HHA/")
+            else _hha(cache, names[index], partial(_read_depth, depth, units))
+        )
+    return images, _read_forty(label)
 
 
 def _read_depth(path: Path, units: float) -> _Depth:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,15 +83,29 @@ def utd_mhad(root: str | Path | None = None) -> Data:
     return make(DESCRIPTION, _read(folder / "utd_mhad.npz"))
 
 
-def make(description: Description, arrays: dict[str, Tensor]) -> Data:
-    """Make the data set of the arrays that the file holds: odd subjects train, every channel is standardised."""
+def make(
+    description: Description,
+    arrays: dict[str, Tensor],
+    present: Mapping[str, Tensor] | None = None,
+    notes: Sequence[str] = (),
+) -> Data:
+    """Make the data set of the arrays that the file holds: odd subjects train, every channel is standardised.
+
+    `present` is modality -> bool (clip,), where not every clip has everything.
+    """
     training = arrays["subject"] % 2 == 1
-    inputs = _modalities(arrays)
-    parts = {name: standardise(tensor[training], tensor[~training], axes) for name, (tensor, axes) in inputs.items()}
+    there = {name: (has[training], has[~training]) for name, has in (present or {}).items()}
+    parts = {
+        name: standardise(tensor[training], tensor[~training], axes, there.get(name))
+        for name, (tensor, axes) in _modalities(arrays).items()
+    }
     return description.with_samples(
-        _samples({name: train for name, (train, _) in parts.items()}, arrays, training),
-        _samples({name: test for name, (_, test) in parts.items()}, arrays, ~training),
-    )
+        _samples({name: train for name, (train, _) in parts.items()}, arrays, training,
+                 {name: train for name, (train, _) in there.items()}),
+        _samples({name: test for name, (_, test) in parts.items()}, arrays, ~training,
+                 {name: test for name, (_, test) in there.items()}),
+        notes=tuple(notes),
+    )  # fmt: skip
 
 
 def _modalities(arrays: dict[str, Tensor]) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
@@ -103,9 +118,9 @@ def _modalities(arrays: dict[str, Tensor]) -> dict[str, tuple[Tensor, tuple[int,
     }
 
 
-def _samples(inputs: dict[str, Tensor], arrays: dict[str, Tensor], rows: Tensor) -> Samples:
+def _samples(inputs: dict[str, Tensor], arrays: dict[str, Tensor], rows: Tensor, present: dict[str, Tensor]) -> Samples:
     subjects = [f"subject {number}" for number in arrays["subject"][rows].tolist()]
-    return Samples(inputs, arrays["action"][rows].long(), subjects)
+    return Samples(inputs, arrays["action"][rows].long(), subjects, present)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

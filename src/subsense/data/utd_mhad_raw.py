@@ -14,12 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from subsense.data import utd_mhad
-from subsense.data.base import Data, locate
+from subsense.data.base import Data, check_missing, count_missing, locate
 from subsense.data.formats.matlab import read_matlab
 
 DESCRIPTION = replace(utd_mhad.DESCRIPTION, name="utd-mhad-raw", folder="utd_mhad/raw")
 SENSORS = {"Depth": "d_depth", "Skeleton": "d_skel", "Inertial": "d_iner"}
 """The folder of each sensor, and the array in its files; files end in the folder's name in lower case."""
+
+CARRIERS = {"skeleton": "Skeleton", "accelerometer": "Inertial", "gyroscope": "Inertial", "depth": "Depth"}
+"""Modality -> the sensor whose file has it."""
 
 NUM_CLIPS = 861
 LENGTHS = {"Skeleton": 50, "Inertial": 100}
@@ -32,7 +35,7 @@ _Clip = tuple[int, int, int]
 """Action, subject and trial, each counted from 1."""
 
 
-def utd_mhad_raw(root: str | Path | None = None, *, complete: bool = True) -> Data:
+def utd_mhad_raw(root: str | Path | None = None, *, complete: bool = True, missing: str = "refuse") -> Data:
     """Load UTD-MHAD from its raw files.
 
     Layout, as published::
@@ -53,20 +56,29 @@ def utd_mhad_raw(root: str | Path | None = None, *, complete: bool = True) -> Da
     Args:
         root: the folder that holds `utd_mhad/raw/`.
         complete: whether all 861 clips have to be there; False takes those that are, and is no published split.
+        missing: ``"refuse"``, or ``"present"``: a clip may lack files of some sensors.
 
     Raises:
         DataError: a clip lacks one of its three files, a file is damaged, clips are missing.
     """
     place = Path(root or "") / DESCRIPTION.folder
     clips = _clips(place)
-    locate(DESCRIPTION, root, [_file(sensor, clip) for clip in clips or [(1, 1, 1)] for sensor in SENSORS])
+    check_missing(DESCRIPTION, missing)
+    if missing == "refuse" or not clips:
+        locate(DESCRIPTION, root, [_file(sensor, clip) for clip in clips or [(1, 1, 1)] for sensor in SENSORS])
     if complete and len(clips) != NUM_CLIPS:
         raise DESCRIPTION.error(
             f"{place}: expected {NUM_CLIPS} clips, but found {len(clips)}. Pass complete=False to use these alone."
         )
     if {subject % 2 for _, subject, _ in clips} != {0, 1}:
         raise DESCRIPTION.error(f"{place}: expected clips of odd subjects, who train, and of even ones, who test.")
-    return utd_mhad.make(DESCRIPTION, _arrays(place, clips))
+    notes: list[str] = []
+    for part, odd in (("train", 1), ("test", 0)):
+        some = [clip for clip in clips if clip[1] % 2 == odd]
+        notes += count_missing(DESCRIPTION, part, [_paths(place, clip) for clip in some], missing)
+    there = {sensor: torch.tensor([(place / _file(sensor, clip)).is_file() for clip in clips]) for sensor in SENSORS}
+    present = {name: there[sensor] for name, sensor in CARRIERS.items()}
+    return utd_mhad.make(DESCRIPTION, _arrays(place, clips), present, notes)
 
 
 def _clips(place: Path) -> list[_Clip]:
@@ -81,14 +93,24 @@ def _file(sensor: str, clip: _Clip) -> str:
     return f"{sensor}/a{action}_s{subject}_t{trial}_{sensor.lower()}.mat"
 
 
+def _paths(place: Path, clip: _Clip) -> dict[str, Path]:
+    return {sensor.lower(): place / _file(sensor, clip) for sensor in SENSORS}
+
+
 def _arrays(place: Path, clips: list[_Clip]) -> dict[str, torch.Tensor]:
     """Read all clips into the arrays that `utd-mhad` has in its file."""
-    skeleton, inertial, depth = [], [], []
-    for clip in clips:
-        joints = _read(place, "Skeleton", clip, (20, 3, None)).transpose(2, 0, 1)
-        skeleton.append(resample((joints - joints[0, CENTRE]).reshape(len(joints), -1), LENGTHS["Skeleton"]))
-        inertial.append(resample(_read(place, "Inertial", clip, (None, 6)), LENGTHS["Inertial"]))
-        depth.append(depth_motion(_read(place, "Depth", clip, (240, 320, None)).transpose(2, 0, 1)))
+    skeleton, inertial, depth = (
+        np.zeros((len(clips), *utd_mhad.SHAPES[name]), np.float32) for name in ("skeleton", "inertial", "depth_motion")
+    )
+    for row, clip in enumerate(clips):
+        there = {sensor for sensor in SENSORS if (place / _file(sensor, clip)).is_file()}
+        if "Skeleton" in there:
+            joints = _read(place, "Skeleton", clip, (20, 3, None)).transpose(2, 0, 1)
+            skeleton[row] = resample((joints - joints[0, CENTRE]).reshape(len(joints), -1), LENGTHS["Skeleton"])
+        if "Inertial" in there:
+            inertial[row] = resample(_read(place, "Inertial", clip, (None, 6)), LENGTHS["Inertial"])
+        if "Depth" in there:
+            depth[row] = depth_motion(_read(place, "Depth", clip, (240, 320, None)).transpose(2, 0, 1))
     actions, subjects, _ = np.array(clips).T
     arrays = {
         "skeleton": skeleton,

@@ -97,11 +97,11 @@ class Augmentation:
         """
         draw = np.random.default_rng([self.seed, epoch, index])
         images = dict(inputs)
-        if draw.random() < self.photometric:
+        if draw.random() < self.photometric and self.colour in images:
             images[self.colour] = change_colours(images[self.colour], *(1 + self.strength * draw.uniform(-1, 1, 3)))
         if draw.random() < self.flip:
             images, label = {name: image.flip(-1) for name, image in images.items()}, label.flip(-1)
-        if draw.random() < self.blur:
+        if draw.random() < self.blur and self.colour in images:
             images[self.colour] = blur(images[self.colour])
         if self.crop is None:
             return images, label

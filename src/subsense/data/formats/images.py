@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from subsense.data.base import Description, Item, Part, locate, read_lines
+from subsense.data.base import Description, Item, Part, count_missing, read_lines
 from subsense.data.formats.augmentation import Augmentation
 from subsense.errors import DataError
 
@@ -64,7 +64,9 @@ class ImageSamples(Part):
         self._check_sizes(inputs, label, self.groups[index])
         if self._augmentation is not None:
             inputs, label = self._augmentation.apply(inputs, label, int(self._epoch), index)
-        return inputs | {self._colour: normalise(inputs[self._colour])}, label
+        if self._colour in inputs:
+            inputs = inputs | {self._colour: normalise(inputs[self._colour])}
+        return inputs, label
 
     def _check_sizes(self, inputs: Mapping[str, Tensor], label: Tensor, sample: str) -> None:
         for name, image in inputs.items():
@@ -173,15 +175,27 @@ def read_parts(description: Description, folder: Path, files: Mapping[str, str])
 
 
 def locate_pictures(
-    description: Description, folder: Path, patterns: Mapping[str, str], parts: Mapping[str, Sequence[str]]
-) -> None:
-    """Look for every file of every sample; raise `DataError` naming the first that is absent.
+    description: Description,
+    folder: Path,
+    patterns: Mapping[str, str],
+    parts: Mapping[str, Sequence[str]],
+    missing: str = "refuse",
+    modalities: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Look for every file of every sample, and say which modalities samples lack, a sentence each.
 
     Args:
         description: of the data set.
         folder: the data set's own.
         patterns: kind -> where the file of a sample is in the folder, its name as ``{}``.
         parts: part -> the samples' names.
+        missing, modalities: see `count_missing`.
+
+    Raises:
+        DataError: names the first file that is absent and has to be there.
     """
-    names = [name for part in parts.values() for name in part]
-    locate(description, folder.parent, [one.format(name) for name in names for one in patterns.values()], folder.name)
+    notes = []
+    for part, names in parts.items():
+        files = [{kind: folder / one.format(name) for kind, one in patterns.items()} for name in names]
+        notes += count_missing(description, part, files, missing, modalities)
+    return tuple(notes)
