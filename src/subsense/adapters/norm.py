@@ -81,7 +81,7 @@ class Norm:
 
 def _normalised(layer: Layer, module: nn.Module, x: Tensor) -> Tensor:
     plain = {}
-    for slot, value in ((layer.weight, 1.0), (layer.bias, 0.0)):
+    for slot, value in ((layer.weight, 1.0 - layer.offset), (layer.bias, 0.0)):
         parameter = slot.parameter(module) if slot else None
         if slot and parameter is not None:
             plain[slot.name] = torch.full_like(parameter, value)

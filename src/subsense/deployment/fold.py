@@ -162,9 +162,10 @@ def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow]) -> None:
     for module in modules:
         weight = layer.weight.read(module)
         plain = like.new_ones(layer.weight.shape) if weight is None else weight.detach()
+        acting = plain + layer.offset if layer.offset else plain
         bias = layer.bias.read(module) if layer.bias else None
-        new_weight, new_bias = _fold_rows(layer, rows, plain, None if bias is None else bias.detach())
-        new_weight = new_weight.to(plain.dtype)
+        new_weight, new_bias = _fold_rows(layer, rows, acting, None if bias is None else bias.detach())
+        new_weight = (new_weight - layer.offset if layer.offset else new_weight).to(plain.dtype)
         weights.write(layer.weight, module, new_weight, changed=not torch.equal(new_weight, plain))
         if layer.bias and new_bias is not None:
             weights.write(layer.bias, module, new_bias.to(plain.dtype), changed=True)

@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from subsense.adapters.layers.kinds import KINDS, LINEAR
 from subsense.adapters.layers.layer import Layer, Slot
+from subsense.adapters.layers.probe import probe
 from subsense.errors import UnsupportedLayer
 
 
 @dataclass(frozen=True)
 class LayerClass:
     """Declare a layer class of the user's own, so that adapters can serve it.
+
+    The declaration is checked: a copy of each such layer is run on a few random numbers, and one whose output doesn't
+    follow weight and bias as its kind says (an activation inside, another axis) is refused. A weight that is offset, as
+    where ``1 + weight`` multiplies, is found out, and served.
 
     Args:
         cls: the class; its forward takes one tensor and returns one.
@@ -49,7 +54,8 @@ class LayerClass:
         bias = Slot(self.bias, features) if self.bias else None
         slot = Slot(self.weight, tuple(weight.shape))
         kind = KINDS[self.kind]
-        yield Layer(path, kind, type(module).__name__, features, self.axis, slot, bias, out_axis=self.out_axis)
+        name = type(module).__name__
+        yield probe(Layer(path, kind, name, features, self.axis, slot, bias, out_axis=self.out_axis), module)
 
     def _fault(self, module: nn.Module, weight: Tensor | None) -> str | None:
         has = f"it has {list(module._parameters)}"
