@@ -1,8 +1,10 @@
 """The face of the package: its public names, and what importing it costs."""
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -85,19 +87,20 @@ HEAVY = {
     "yaml",
 }
 
-MOST_MODULES = 175
+MOST_MODULES = 65
 
 IMPORT = """
 import json, sys
 import torch
 before = set(sys.modules)
 import subsense
+subsense.adapt
 print(json.dumps({"all": sorted(sys.modules), "brought": sorted(set(sys.modules) - before)}))
 """
 
 
 def import_in_new_process() -> tuple[set[str], set[str]]:
-    """Give the top-level modules that `import subsense` leaves loaded, and all modules beside torch's.
+    """Give the top-level modules that `subsense.adapt` leaves loaded, and all modules beside torch's.
 
     Modules are counted, not seconds: `make bench` has the time, which depends on what else the machine does.
     """
@@ -126,3 +129,21 @@ def test_import_loads_nothing_heavy() -> None:
 def test_import_brings_few_modules() -> None:
     _, brought = import_in_new_process()
     assert len(brought) <= MOST_MODULES, f"import subsense brings {len(brought)} modules: {sorted(brought)}"
+
+
+def test_names_are_imported_when_they_are_used() -> None:
+    code = "import sys, subsense, subsense.cli; assert 'torch' not in sys.modules; print(sorted(subsense.__all__))"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert set(dir(subsense)) >= PUBLIC_NAMES
+    assert subsense.evaluation.metrics.METRICS  # packages too
+    with pytest.raises(AttributeError, match="no attribute 'adaptt'"):
+        subsense.adaptt  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_type_checker_sees_what_is_imported_when_used() -> None:
+    tree = ast.parse(Path(subsense.__file__).read_text())
+    [checked] = [node for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name)]
+    seen = {(str(node.module), name.name) for node in checked.body if isinstance(node, ast.ImportFrom)
+            for name in node.names}  # fmt: skip
+    assert seen == {(module, name) for module, names in subsense._PLACES.items() for name in names}
+    assert {name for _, name in seen} == set(subsense.__all__)

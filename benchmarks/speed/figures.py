@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import subsense as ss
-import subsense.model.robust
+import subsense.model.execution
 from benchmarks.speed import ways
 from benchmarks.speed.measuring import Effort, Functions, difference, kept_bytes, milliseconds, peak_bytes, ratios
 from benchmarks.speed.networks import Case
@@ -89,7 +89,7 @@ def few_combinations(case: Case, device: str, effort: Effort) -> Numbers:
     present = ways.cycle(robust, 2).repeat(2, 1)
 
     def gathered() -> None:
-        with mock.patch.object(subsense.model.robust, "LARGE_GROUP", math.inf):
+        with mock.patch.object(subsense.model.execution, "LARGE_GROUP", math.inf):
             robust(inputs, present)
 
     functions = {
@@ -150,7 +150,7 @@ def importing(effort: Effort) -> Numbers:
     def start(statement: str) -> Callable[[], None]:
         return lambda: subprocess.run([sys.executable, "-c", statement], check=True, env=env) and None
 
-    return ratios({"torch": start("import torch"), "subsense": start("import subsense")}, "torch", effort, "process")
+    return ratios({"torch": start("import torch"), "subsense": start("import subsense; subsense.adapt")}, "torch", effort, "process")
 
 
 def graphs(case: Case, device: str) -> Numbers:

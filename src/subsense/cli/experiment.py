@@ -9,7 +9,6 @@ import typer
 
 from subsense.cli.arguments import Changes, Json, Output, RecipeName, Root
 from subsense.cli.console import say_json
-from subsense.modalities import Modalities
 from subsense.recipes.progress import say
 
 if TYPE_CHECKING:
@@ -77,6 +76,8 @@ def unseen(
     from subsense.recipes import experiments
 
     def check(job: Job) -> None:
+        from subsense.modalities import Modalities
+
         experiments.check_left_out(Modalities(job.modalities), leave_out)
 
     _run(lambda job: experiments.unseen(job, leave_out), _open(recipe, root, output, changes, check), as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,6 +156,35 @@ def _check_arguments(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ModalityError(f"call: the argument {name!r} is named twice, and it can carry one input only")
+
+
+def check_signature(network: nn.Module, call: Call, modalities: Modalities) -> None:
+    """Raise `ModalityError` where the network's `forward` has no argument of a name, or needs one that no modality is.
+
+    What can't be told (a function that calls the network, ``**kwargs``, a forward without a signature) passes.
+    """
+    if call.form != "kwargs":
+        return
+    try:
+        parameters = inspect.signature(network.forward).parameters
+    except (TypeError, ValueError):
+        return
+    kinds = {one.kind for one in parameters.values()}
+    known = [one.name for one in parameters.values() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    names = [call.argument(name, part) for name, modality in modalities.items() for part in modality.parts]
+    for name in names:
+        if name not in known and inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise ModalityError(
+                f"call: {type(network).__name__}.forward has no argument {name!r}; it has "
+                f"{', '.join(known) or 'none'}.{closest(name, known)} Name the modality as the argument, or map it: "
+                f"call={{{name!r}: 'argument'}}; a network that takes no keywords: call='positional' or 'list'"
+            )
+    needed = [name for name in known if parameters[name].default is inspect.Parameter.empty and name not in names]
+    if needed:
+        raise ModalityError(
+            f"call: {type(network).__name__}.forward needs {', '.join(map(repr, needed))}, which no modality is; "
+            "declare it, or pass a function: call=lambda network, inputs: network(**inputs, ...)"
+        )
 
 
 def _check_channels(modalities: Modalities) -> None:

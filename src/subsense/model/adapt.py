@@ -14,7 +14,7 @@ from subsense.injection.hooks import Injection, check_unadapted
 from subsense.injection.planning import Plan, plan
 from subsense.injection.wrapped import check_materialised
 from subsense.modalities import AxisSpec, Modalities, Wanted
-from subsense.modalities.calling import Call, CallSpec, parse_call, spread_arguments
+from subsense.modalities.calling import Call, CallSpec, check_signature, parse_call, spread_arguments
 from subsense.modalities.filling import Filling, FillSpec
 from subsense.model.robust import RobustModel
 from subsense.routing.router import Router
@@ -76,6 +76,7 @@ def adapt(
     check_unadapted(network)
     check_materialised(network)
     parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
+    check_signature(network, parsed, modalities)
     router = Router(modalities, modalities.select(combinations), sharing, untrained)
     planned = plan(network, method, include=include, exclude=exclude, layers=layers)
     banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,44 +12,18 @@ from torch import Tensor, nn
 from subsense.adapters import Adapter
 from subsense.errors import InputError, ModalityError
 from subsense.injection.banks import Banks
-from subsense.injection.fused_attention import plain_attention
 from subsense.injection.hooks import Injection, Visitor
 from subsense.injection.planning import Plan, Site
 from subsense.modalities import Combination, CombinationLike, Modalities, Wanted
 from subsense.modalities.calling import Call
 from subsense.modalities.filling import Filling
-from subsense.modalities.inputs import Batch, Filled, Inputs, check_finite, read
-from subsense.model.compiled import Graphs
+from subsense.modalities.inputs import Batch, Inputs, check_finite, read
+from subsense.model.execution import Execution
 from subsense.model.filled import FilledNetwork
 from subsense.model.fingerprint import fingerprint
-from subsense.model.frozen import Before
-from subsense.routing.groups import output_tensors, run_grouped
-from subsense.routing.locate import Located, locate
-from subsense.routing.placement import NotFinite, NotLocated
-from subsense.routing.route import Route
+from subsense.routing.locate import Located
 from subsense.routing.router import Router
-from subsense.support.modules import device_of, evaluating
-
-OUTPUT = "(output)"
-LARGE_GROUP = 2**21
-"""Input numbers for each combination, from which on a CPU is faster by groups; measured in docs/performance.md."""
-
-
-@dataclass
-class _Guard:
-    """Let one call of a model run at a time; a copy of the model gets a guard of its own."""
-
-    lock: Any = field(default_factory=threading.RLock)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Guard:
-        return _Guard()
-
-    def __reduce__(self) -> tuple[type[_Guard], tuple[()]]:
-        return _Guard, ()
-
-    def hold(self) -> Any:
-        """Give a context in which no other thread runs the model; none while a graph is being compiled."""
-        return ExitStack() if torch.compiler.is_compiling() else self.lock
+from subsense.support.modules import device_of
 
 
 class RobustModel(nn.Module):
@@ -77,13 +49,9 @@ class RobustModel(nn.Module):
     ) -> None:
         super().__init__()
         self.plan, self.router, self.injection, self.call = plan, router, injection, call
-        self._before = Before(network)
+        self.execution = Execution(network, plan, router, injection, call)
         self.network, self.banks, self.fill = network.eval().requires_grad_(False), banks, fill.to(device_of(banks))
-        self.located: Located | None = None
         self.check_inputs = False
-        self._guard = _Guard()
-        self._graphs = Graphs()
-        self._checked = False
 
     @property
     def modalities(self) -> Modalities:
@@ -94,6 +62,11 @@ class RobustModel(nn.Module):
     def sharing(self) -> str:
         """Give what the bank rows are: ``"independent"`` or ``"additive"``."""
         return self.router.sharing
+
+    @property
+    def located(self) -> Located | None:
+        """Give where each site has the rows of a batch; None until a mixed batch, or `locate`, asked."""
+        return self.execution.located
 
     @property
     def combinations(self) -> tuple[Combination, ...]:
@@ -120,25 +93,14 @@ class RobustModel(nn.Module):
             LayerNeverCalled: a site that the network never reaches.
         """
         batch = self._read(inputs, present)
-        with self._guard.hold():
-            filled = self.fill(batch)
-            if batch.code is not None:
-                if torch.compiler.is_dynamo_compiling():
-                    self._graphs.traced()
-                return self._uniform(filled, batch.code, batch.device)
-            if torch.compiler.is_compiling():
-                return self._compiled(filled, batch)
-            try:
-                return self._mixed(filled, batch)
-            except NotLocated:
-                self.located = None
-                return self._mixed(filled, batch)
+        with self.execution.hold():
+            return self.execution.run(self.fill(batch), batch, self.training)
 
     def pretrained(self, inputs: Inputs, present: Tensor | None = None) -> Any:
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
         batch = self._read(inputs, present)
-        with self._guard.hold():
-            return self._plain(self.fill(batch))
+        with self.execution.hold():
+            return self.execution.plain(self.fill(batch))
 
     def features(self, inputs: Inputs, *, adapted: bool = True) -> dict[str, list[Tensor]]:
         """Give what every site gives on the way to the output, without gradients.
@@ -160,19 +122,14 @@ class RobustModel(nn.Module):
             raise InputError(
                 "features: expected rows that all lack the same modalities; pass one combination at a time"
             )
-        with self._guard.hold():
-            filled, served = self.fill(batch), self.router.substitute(batch.code, self.training)
-            if not adapted or served == self.router.complete:
-                return {site: list(found) for site, found in self._observe(filled).items() if site != OUTPUT}
-            with torch.no_grad(), self.injection.observing() as observed:
-                self._adapted(filled, self.router.uniform(served, batch.device))
-        return observed
+        with self.execution.hold():
+            return self.execution.features(self.fill(batch), batch.code, adapted, self.training)
 
     def visit(self, batch: Batch, visitor: Visitor) -> Any:
         """Run the network on a checked batch, without gradients; a visitor says what each site gives, in turn."""
-        self._before.check_modes()
-        with self._guard.hold(), torch.no_grad(), plain_attention(), self.injection.visited(visitor):
-            return self.call(self.network, self.modalities, self.fill(batch))
+        self.execution.before.check_modes()
+        with self.execution.hold():
+            return self.execution.visit(self.fill(batch), visitor)
 
     def filled(self, network: nn.Module) -> FilledNetwork:
         """Put another network behind the same fill and the same call, without adapters: a baseline."""
@@ -250,13 +207,13 @@ class RobustModel(nn.Module):
     def detach(self) -> nn.Module:
         """Take every hook off and give the network back as it was before `adapt`."""
         self.injection.detach()
-        self._before.restore()
+        self.execution.before.restore()
         return self.network
 
     @contextmanager
     def no_adapters(self) -> Iterator[None]:
         """Leave the network for a while exactly as it was before `adapt`, frozen and in eval mode."""
-        with self._guard.hold(), self.injection.paused():
+        with self.execution.no_adapters():
             yield
 
     def locate(self, inputs: Inputs) -> Located:
@@ -266,118 +223,12 @@ class RobustModel(nn.Module):
             inputs: any inputs, as for `forward`.
         """
         filled = self.fill(read(self.modalities, inputs))
-        with self._guard.hold():
-            self.located = locate(self._observe, filled, OUTPUT)
-        return self.located
+        with self.execution.hold():
+            return self.execution.locate(filled)
 
     def _read(self, inputs: Inputs, present: Tensor | None) -> Batch:
         batch = read(self.modalities, inputs, present)
-        self._before.check_modes()
+        self.execution.before.check_modes()
         if self.check_inputs and not torch.compiler.is_compiling():
             check_finite(self.modalities, batch)
         return batch
-
-    def _uniform(self, filled: Filled, code: int, device: torch.device) -> Any:
-        served = self.router.substitute(code, self.training)
-        self._mark([served])
-        if served == self.router.complete:
-            return self._plain(filled)
-        return self._adapted(filled, self.router.uniform(served, device))
-
-    def _mixed(self, filled: Filled, batch: Batch) -> Any:
-        codes = batch.codes(self.modalities)
-        served = [self.router.substitute(code, self.training) for code in codes]
-        if self.located is None:
-            self.located = locate(self._observe, filled, OUTPUT)
-            self.injection.check_called(self.located.placements)
-        sites = [site.key for site in self.plan.sites]
-        if self.located.unknown(sites):
-            return self._grouped(filled, served, batch.device)
-        if self._groups_are_cheaper(filled, served):
-            return self._grouped(filled, served, batch.device)
-        self._mark(served)
-        return self._adapted(filled, self.router.mixed(served, batch.device, self._placements()))
-
-    def _grouped(self, filled: Filled, served: Sequence[int], device: torch.device) -> Any:
-        places = self._placements().get(OUTPUT, ())
-        if self.located is not None and OUTPUT in self.located.not_finite:
-            self.located = None  # other rows may tell
-            raise NotFinite(
-                "rows of this batch have different modalities, and the network gives NaN for all of them, whatever "
-                "they hold, so it can't be told which rows of its output are whose; pass rows with the same modalities "
-                "together to see for which it gives numbers: model.pretrained(inputs) of one combination at a time"
-            )
-        return run_grouped(lambda part, code: self._uniform(part, code, device), filled, served, places)
-
-    def _groups_are_cheaper(self, filled: Filled, served: Sequence[int]) -> bool:
-        """Say whether one combination after the other is faster: large groups on a CPU, where batching saves nothing.
-
-        A set for all rows of a group costs less than one for each row, and smaller batches stay in the cache.
-        """
-        tensors = [tensor for parts in filled.values() for tensor in parts]
-        places = self._placements().get(OUTPUT, (None,))
-        return (
-            not torch.is_grad_enabled()
-            and all(place is not None and not place.inner for place in places)
-            and tensors[0].device.type == "cpu"
-            and sum(tensor.numel() for tensor in tensors) >= LARGE_GROUP * len(set(served))
-        )
-
-    def _mark(self, codes: Iterable[int]) -> None:
-        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            incomplete = [self.modalities.from_code(code) for code in set(codes) if code != self.router.complete]
-            self.router.trained_rows |= self.router.rows(incomplete)
-
-    def _compiled(self, filled: Filled, batch: Batch) -> Any:
-        if self.located is None or self.located.unknown([site.key for site in self.plan.sites]):
-            raise InputError(
-                "a graph with `present` needs to know where rows are inside the network: call the model once with "
-                "a mixed batch, or model.locate(inputs), before compiling it"
-            )
-        present = batch.present.to(batch.device)
-        return self._adapted(filled, self.router.dynamic(present, self._placements(), self.training))
-
-    def _placements(self) -> Mapping[str, Sequence[Any]]:
-        assert self.located is not None
-        return self.located.placements
-
-    def _adapted(self, filled: Filled, route: Route) -> Any:
-        if self._is_unlearned():
-            # Apart, so that no step depends on whether it is the first: a resumed run has the bits of an unbroken one.
-            with torch.random.fork_rng(devices=self._cuda()):
-                self._run(filled, route.again())
-        output, is_lost = self._run(filled, route)
-        if is_lost:  # a kept output was changed in place, as it never was before: now it is known
-            output, _ = self._run(filled, route.again())
-        if not torch.compiler.is_compiling() and not self._checked:  # in this order: a graph must not depend on it
-            self.injection.check_called(route.calls)
-            self._checked = True
-        return output
-
-    def _run(self, filled: Filled, route: Route) -> tuple[Any, bool]:
-        with plain_attention(), self.injection.using(route):
-            output = self.call(self.network, self.modalities, filled)
-            return output, self._settle(output)
-
-    def _cuda(self) -> list[torch.device]:
-        device = device_of(self.banks)
-        return [device] if device.type == "cuda" else []
-
-    def _is_unlearned(self) -> bool:
-        return not torch.compiler.is_compiling() and torch.is_grad_enabled() and not self.injection.recalls.learned
-
-    def _settle(self, output: Any) -> bool:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return False
-        return self.injection.recalls.settle(output_tensors(output))
-
-    def _plain(self, filled: Filled) -> Any:
-        if torch.compiler.is_compiling():
-            return self.call(self.network, self.modalities, filled)
-        with self.injection.paused(), self._before.kernels(filled):
-            return self.call(self.network, self.modalities, filled)
-
-    def _observe(self, filled: Filled) -> Mapping[str, Sequence[Tensor]]:
-        with evaluating(self.network), torch.no_grad(), plain_attention(), self.injection.observing() as observed:
-            output = self.call(self.network, self.modalities, filled)
-        return observed | {OUTPUT: output_tensors(output)}

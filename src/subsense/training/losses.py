@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from subsense.errors import InputError, TrainingError, closest
+from subsense.errors import InputError, SubsenseError, TrainingError, closest
 from subsense.evaluation.metrics import select_scores
 
 Loss = Callable[[Any, Any], Tensor]
 Select = Callable[[Any], Tensor]
+TORCH_LOSSES = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
+                "binary_cross_entropy", "binary_cross_entropy_with_logits")  # fmt: skip
 SCORES = ("auto", "classes", "values")
 
 
@@ -64,8 +67,17 @@ class TaskLoss:
         return target
 
     def loss(self, output: Any, goal: Any) -> Tensor:
-        """Give the task's loss."""
-        return self.function(output if self.select is None else self.select(output), goal)
+        """Give the task's loss; `TrainingError` where the function refuses what it is given."""
+        scores = output if self.select is None else self.select(output)
+        try:
+            return self.function(scores, goal)
+        except (SubsenseError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise TrainingError(
+                f"loss: {self.describe()} refuses the output, {_described(scores)}, with the target, "
+                f"{_described(goal)}: {error}. {_hint(scores, goal)}"
+            ) from error
 
     def move(self, device: torch.device) -> None:
         """Move the function where it is a module."""
@@ -201,11 +213,49 @@ def make_objective(
         if teacher is None:
             raise TrainingError("loss: 'distill' needs a trained network to learn from; pass a task loss")
         return Distillation(loss, teacher, select)
-    if not callable(loss):
-        near = closest(loss, ["distill"]) if isinstance(loss, str) else ""
+    if not callable(loss) or isinstance(loss, type):
         wanted = "(output, target) -> scalar, 'distill' or a Distill"
-        raise TrainingError(f"loss: expected {wanted}, but found {loss!r}.{near}")
+        found = f"the class {loss.__name__} itself" if isinstance(loss, type) else repr(loss)
+        raise TrainingError(f"loss: expected {wanted}, but found {found}.{_nearest_loss(loss)}")
     return TaskLoss(loss, select)
+
+
+def _nearest_loss(loss: object) -> str:
+    """Say what may have been meant: an instance of a class, one of torch's functions, or distillation."""
+    if isinstance(loss, type):
+        return f" Pass an instance: loss={loss.__name__}()"
+    if not isinstance(loss, str):
+        return ""
+    known = {name.replace("_", "").removesuffix("loss"): f"torch.nn.functional.{name}" for name in TORCH_LOSSES} | {
+        "distill": "'distill'"
+    }
+    near = get_close_matches(loss.lower().replace("_", "").removesuffix("loss"), known, 1)
+    return (
+        f" Did you mean loss={known[near[0]]}?"
+        if near
+        else " Pass a function, such as torch.nn.functional.cross_entropy"
+    )
+
+
+def _described(value: Any) -> str:
+    return f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _hint(scores: Any, goal: Any) -> str:
+    """Say what may be wrong between scores and target."""
+    if not isinstance(scores, Tensor):
+        return "Say by select= which tensor of the output is meant, such as select=lambda output: output.logits"
+    if not isinstance(goal, Tensor) or scores.dim() < 2 or not goal.numel():
+        return "Let the loader yield a target that fits"
+    if goal.is_floating_point() and goal.dim() == scores.dim() - 1:
+        return "Class indices are whole numbers: target.long()"
+    low, high = goal.min().item(), goal.max().item()
+    if not goal.is_floating_point() and (low < 0 or high >= scores.shape[1]):
+        return (
+            f"Class indices go from {low} to {high}, and there are scores for {scores.shape[1]} classes, 0 to "
+            f"{scores.shape[1] - 1}; where an index marks what doesn't count, give it to the loss as ignore_index"
+        )
+    return "Let the loader yield a target that fits, or pass select= for another tensor of the output"
 
 
 def _move(function: Loss | None, device: torch.device) -> None:

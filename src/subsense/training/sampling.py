@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from subsense.errors import ModalityError, TrainingError
-from subsense.modalities import Combination, CombinationLike, Modalities
+from subsense.modalities import Combination, CombinationLike, Modalities, Wanted
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def draw_present(
     available: Tensor,
     *,
     seed: int,
-    combinations: Iterable[CombinationLike] | None = None,
+    combinations: Wanted | None = None,
     weights: Mapping[CombinationLike, float] | None = None,
 ) -> Tensor:
     """Draw which of its modalities each row of a batch keeps: what `train` does, for a loop of one's own.
@@ -101,7 +101,7 @@ def draw_present(
     >>> present.sum(1)  # each row lacks one of the two
     tensor([1, 1, 1, 1])
     """
-    asked = modalities.incomplete() if combinations is None else modalities.select(combinations)
+    asked = modalities.select("all" if combinations is None else combinations)
     available = available.cpu()
     draw = Drawer(modalities, asked, weights).draw(available, seed)
     return available.index_copy(0, draw.rows, draw.present)
