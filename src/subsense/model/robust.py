@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from subsense.adapters import Adapter
 from subsense.errors import InputError, ModalityError
 from subsense.injection.banks import Banks
+from subsense.injection.forward_pass import Visitor
 from subsense.injection.fused_attention import plain_attention
-from subsense.injection.hooks import Injection, Visitor
+from subsense.injection.hooks import Injection
 from subsense.injection.planning import Plan, Site
+from subsense.injection.saved_outputs import SavedOutputs
 from subsense.modalities import Combination, CombinationLike, Modalities, Wanted
 from subsense.modalities.calling import Call
 from subsense.modalities.filling import Filling
@@ -104,6 +106,15 @@ class RobustModel(nn.Module):
     def trained(self) -> tuple[Combination, ...]:
         """Give the incomplete combinations whose bank rows have been trained; additive sharing reaches undrawn ones."""
         return self.router.trained()
+
+    @property
+    def memory(self) -> str:
+        """Give how training spends memory: ``"normal"``, or ``"low"``, which takes longer; it can be set."""
+        return self.injection.saved.memory
+
+    @memory.setter
+    def memory(self, memory: str) -> None:
+        self.injection.saved = SavedOutputs(memory)
 
     def forward(self, inputs: Inputs, present: Tensor | None = None) -> Any:
         """Give the network's own output, whatever is missing.
@@ -342,10 +353,6 @@ class RobustModel(nn.Module):
         return self.located.placements
 
     def _adapted(self, filled: Filled, route: Route) -> Any:
-        if self._is_unlearned():
-            # Apart, so that no step depends on whether it is the first: a resumed run has the bits of an unbroken one.
-            with torch.random.fork_rng(devices=self._cuda()):
-                self._run(filled, route.again())
         output, is_lost = self._run(filled, route)
         if is_lost:  # a kept output was changed in place, as it never was before: now it is known
             output, _ = self._run(filled, route.again())
@@ -355,21 +362,9 @@ class RobustModel(nn.Module):
         return output
 
     def _run(self, filled: Filled, route: Route) -> tuple[Any, bool]:
-        with plain_attention(), self.injection.using(route):
+        with plain_attention(), self.injection.using(route) as running:
             output = self.call(self.network, self.modalities, filled)
-            return output, self._settle(output)
-
-    def _cuda(self) -> list[torch.device]:
-        device = device_of(self.banks)
-        return [device] if device.type == "cuda" else []
-
-    def _is_unlearned(self) -> bool:
-        return not torch.compiler.is_compiling() and torch.is_grad_enabled() and not self.injection.recalls.learned
-
-    def _settle(self, output: Any) -> bool:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return False
-        return self.injection.recalls.settle(output_tensors(output))
+            return output, bool(running.watched) and running.settle(output_tensors(output))
 
     def _plain(self, filled: Filled) -> Any:
         if torch.compiler.is_compiling():

@@ -101,6 +101,7 @@ class Layer:
         groups: convolution groups.
         out_axis: the weight's axis of output channels.
         run: how it is run with another weight and bias; None where that isn't known, or isn't right.
+        declared: whether its class is one of the user's own.
     """
 
     path: str
@@ -114,6 +115,7 @@ class Layer:
     groups: int = 1
     out_axis: int = 0
     run: Run | None = None
+    declared: bool = False
 
     @cached_property
     def key(self) -> str:
