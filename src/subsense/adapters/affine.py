@@ -16,6 +16,7 @@ from torch import Tensor
 
 from subsense.adapters.autograd import apply, is_plain
 from subsense.adapters.sums import sums
+from subsense.support.torch_private import alias_of
 
 SMALLEST = 0.1
 """Below this gamma, dividing by it would lose too many digits, so that ``y`` is kept."""
@@ -86,7 +87,7 @@ def _target(y: Tensor, recall: Recall | None) -> Tensor | None:
 
     It is an alias with a version counter of its own: the layer's graph doesn't need `y`, so it isn't disturbed.
     """
-    return y.data if recall is not None and recall.spare else None
+    return alias_of(y) if recall is not None and recall.spare else None
 
 
 class _FromOutput(torch.autograd.Function):

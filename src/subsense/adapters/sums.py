@@ -12,11 +12,11 @@ from math import prod
 import torch
 from torch import Tensor
 
+from subsense.support.torch_private import both_sums, transforms_act
+
 LARGE = 2**14
 LARGE_ROW = 2**18
 """Numbers of a gradient, and of a row's, from which one pass for two sums is faster."""
-
-_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 
 
 def sums(grad: Tensor, y: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -29,7 +29,7 @@ def sums(grad: Tensor, y: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]
     >>> sums(torch.ones(4, 2), torch.full((4, 2), 3.0), (2,))
     (tensor([12., 12.]), tensor([4., 4.]))
     """
-    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or not _has_kernel(grad):
+    if torch.is_grad_enabled() or transforms_act() or not _has_kernel(grad):
         return (grad * y).sum_to_size(shape), grad.sum_to_size(shape)
     full = [1] * (grad.dim() - len(shape)) + list(shape)
     stays = [axis for axis, size in enumerate(full) if size > 1]
@@ -56,7 +56,4 @@ def _both_sums(grad: Tensor, y: Tensor, first: int, last: int) -> tuple[Tensor, 
     if y.transpose(1, 2).is_contiguous():
         grad, y = (one.transpose(1, 2).reshape(-1, merged[1]) for one in (grad, y))
     mean, deviation = grad.new_zeros(merged[1]), grad.new_ones(merged[1])
-    _, total, plain = _batch_norm_backward(
-        grad.contiguous(), y.contiguous(), None, None, None, mean, deviation, True, 0.0, [False, True, True]
-    )
-    return total, plain
+    return both_sums(grad.contiguous(), y.contiguous(), mean, deviation)

@@ -17,6 +17,7 @@ from subsense.injection.planning import Site
 from subsense.injection.saved_outputs import SavedOutputs, Watched
 from subsense.injection.scaled_layer import Scaling
 from subsense.injection.scaled_norm import Normalising
+from subsense.support.torch_private import transforms_act, version_of
 
 Observed = dict[str, list[Tensor]]
 """Site -> its outputs, one for each time it was called."""
@@ -82,7 +83,7 @@ class ForwardPass:
 
     def fold_in(self, site: Site, layer: FoldedLayer, x: Any) -> Tensor | None:
         """Give a site's adapted output in one go; None where that can't be, or costs more."""
-        if not self.folds or self.busy or torch._C._are_functorch_transforms_active():
+        if not self.folds or self.busy or transforms_act():
             return None
         if not isinstance(x, Tensor) or self.dtype is None or not layer.pays(x, self.dtype):
             return None
@@ -108,7 +109,7 @@ class ForwardPass:
     def _watch(self, site: Site, output: Tensor) -> None:
         """Remember what a site gave, as it is now, where something may come to depend on it."""
         if torch.is_grad_enabled() and self.saved.state(site.key) != "restless":
-            self.watched.append((site.key, output, output._version))
+            self.watched.append((site.key, output, version_of(output)))
 
 
 def _check_tensors(site: Site, x: Any, y: Any) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _global_forward_hooks
 from torch.utils.hooks import RemovableHandle
 
 from subsense.adapters.autograd import is_plain
@@ -25,6 +24,7 @@ from subsense.injection.raw_weights import AdaptedForward
 from subsense.injection.saved_outputs import SavedOutputs
 from subsense.injection.scaled_layer import Scaling
 from subsense.injection.scaled_norm import Normalising
+from subsense.support.torch_private import forward_hooks, in_backward, is_first_hook
 
 
 class Injection:
@@ -187,10 +187,7 @@ class SiteHook:
         if running is not None and running.done is module:
             running.done = None
             return output
-        return self.injection.adapt(self.site, module, _input(args, kwargs), output, alone=self._is_first(module))
-
-    def _is_first(self, module: nn.Module) -> bool:
-        return next(iter(module._forward_hooks.values())) is self and not _global_forward_hooks
+        return self.injection.adapt(self.site, module, _input(args, kwargs), output, is_first_hook(module, self))
 
 
 class AdaptedLayer:
@@ -241,12 +238,12 @@ class AttentionParts:
 
 def check_unadapted(network: nn.Module) -> None:
     """Raise `PlanError` where a network, or a part of it, is adapted already."""
-    if any(isinstance(hook, SiteHook) for module in network.modules() for hook in module._forward_hooks.values()):
+    if any(isinstance(hook, SiteHook) for module in network.modules() for hook in forward_hooks(module)):
         raise PlanError(f"{type(network).__name__} is adapted already; call detach() on that model first")
 
 
 def _check_not_recomputing(site: Site) -> None:
-    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+    if not torch.compiler.is_compiling() and in_backward():
         raise UnsupportedLayer(
             f"{site.key} ({site.layer.class_name}): the network runs it again in the backward pass (activation "
             "checkpointing), when it isn't known any more which rows lack what; switch that off in the network"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from subsense.adapters.affine import Recall
 from subsense.adapters.layers.layer import Layer
 from subsense.errors import PlanError, closest
+from subsense.support.torch_private import version_of
 
 State = Literal["unknown", "steady", "restless"]
 Watched = tuple[str, Tensor, int]
@@ -66,7 +67,7 @@ class SavedOutputs:
         changed = {
             site
             for site, output, version in watched
-            if output._version != version or output.untyped_storage().data_ptr() in handed
+            if version_of(output) != version or output.untyped_storage().data_ptr() in handed
         }
         lost = any(self.state(site) == "steady" for site in changed)
         for site, _, _ in watched:
