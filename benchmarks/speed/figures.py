@@ -150,7 +150,12 @@ def importing(effort: Effort) -> Numbers:
     def start(statement: str) -> Callable[[], None]:
         return lambda: subprocess.run([sys.executable, "-c", statement], check=True, env=env) and None
 
-    return ratios({"torch": start("import torch"), "subsense": start("import subsense; subsense.adapt")}, "torch", effort, "process")
+    return ratios(
+        {"torch": start("import torch"), "subsense": start("import subsense; subsense.adapt")},
+        "torch",
+        effort,
+        "process",
+    )
 
 
 def graphs(case: Case, device: str) -> Numbers:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import subsense as ss
 from networks import NETWORKS, draw, make, with_sets
 from subsense import RobustModel
-from subsense.adapters.affine import Recall, affine, sums
+from subsense.adapters.affine import Recall, affine
+from subsense.adapters.sums import sums
 
 SHAPES = {
     "tokens": ((4, 7, 6), (6,)),
@@ -47,11 +48,11 @@ def gradients(run: Callable[..., Tensor], tensors: dict[str, Any], mean: float, 
 
 @pytest.mark.parametrize("shift", [True, False])
 @pytest.mark.parametrize(("mean", "spread"), GAMMAS.values(), ids=GAMMAS)
-@pytest.mark.parametrize("way", ["output", "layer"])
+@pytest.mark.parametrize("way", ["output", "copy", "layer"])
 def test_gradients_agree_with_plain_operations(
     way: str, mean: float, spread: float, shift: bool, tensors: dict[str, Any]
 ) -> None:
-    recall = Recall(output=True, spare=True) if way == "output" else Recall(layer=_norm, spare=True)
+    recall = Recall(layer=_norm, spare=True) if way == "layer" else Recall(steady=way == "output", spare=True)
 
     def fast(x: Tensor, gamma: Tensor, beta: Tensor | None) -> Tensor:
         return affine(x, _norm(x), gamma, beta, recall)
@@ -99,7 +100,7 @@ def test_both_sums_have_gradients() -> None:
     assert torch.equal(found[1], grad)
 
 
-@pytest.mark.parametrize("recall", [Recall(output=True), Recall(layer=_norm)], ids=["output", "layer"])
+@pytest.mark.parametrize("recall", [Recall(True), Recall(), Recall(layer=_norm)], ids=["output", "copy", "layer"])
 def test_gradients_have_gradients(recall: Recall, tensors: dict[str, Any]) -> None:
     inputs = tensors["x"].requires_grad_(), (2 + tensors["scale"].tanh()).requires_grad_(), tensors["shift"]
 
@@ -112,7 +113,7 @@ def test_gradients_have_gradients(recall: Recall, tensors: dict[str, Any]) -> No
 
 def test_transforms_of_functions_go_through() -> None:
     x, gamma, beta = (torch.rand(3, 4, dtype=torch.float64) for _ in range(3))
-    run = partial(affine, recall=Recall(output=True, spare=True))
+    run = partial(affine, recall=Recall(steady=True, spare=True))
     found = torch.func.jacrev(lambda g: run(x, x.clone(), g, beta))(gamma)
     assert torch.allclose(found, torch.diag(x.flatten()).view(found.shape))
     _, tangent = torch.func.jvp(lambda g: run(x, x.clone(), g, beta), (gamma,), (torch.ones_like(gamma),))
@@ -166,8 +167,9 @@ def test_layers_that_work_in_place_are_respected(mixed: bool) -> None:
     given = batch if mixed else {"left": batch["left"]}
     for _ in range(3):
         assert close(model_gradients(robust, given, present, True), model_gradients(reference, given, present, True))
-    states = {site.key: robust.injection.recalls.state(site.key) for site in robust.plan.sites}
-    assert states == {"conv": "restless", "norm": "unknown", "hidden": "restless", "head": "restless"}
+    states = {site.key: robust.injection.saved.state(site.key) for site in robust.plan.sites}
+    norm = "restless" if mixed else "unknown"  # where rows are alike it takes its pair in, and nothing of it is kept
+    assert states == {"conv": "restless", "norm": norm, "hidden": "restless", "head": "restless"}
 
 
 def test_a_layer_that_begins_to_work_in_place_is_noticed() -> None:
@@ -176,7 +178,7 @@ def test_a_layer_that_begins_to_work_in_place_is_noticed() -> None:
     for turn in range(4):
         robust.network.act.inplace = turn == 2
         assert close(model_gradients(robust, batch), model_gradients(reference, batch))
-    assert robust.injection.recalls.state("hidden") == "restless"
+    assert robust.injection.saved.state("hidden") == "restless"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -202,7 +204,7 @@ def test_what_another_hook_saw_stays(prepend: bool) -> None:
         robust(batch)
     robust.train()(batch)
     assert all(torch.equal(tensor, copy) for tensor, copy in seen)
-    assert len(seen) == 3  # once without gradients, once to learn what is kept, and once to train
+    assert len(seen) == 2
 
 
 @pytest.fixture
@@ -260,7 +262,7 @@ def test_a_norm_with_the_adapters_pair_gives_what_plain_operations_give(norm: st
     robust = with_sets(ss.adapt(network.double(), spec, method=method, include=["norm"])).train()
     batch = {"left": draw(MAPS)["left"].double()}
     found, output = model_gradients(robust, batch), robust(batch).detach()
-    robust.injection.fold_in = lambda *args: None  # the hook adapts the layer's own output then
+    robust.injection.folds = False  # the layer's own output is adapted then
     assert close([output], [robust(batch).detach()])
     assert close(found, model_gradients(robust, batch))
 
@@ -276,26 +278,27 @@ def test_a_copy_has_the_statistics_of_its_own_network() -> None:
         assert torch.equal(copied(batch), expected)
 
 
-def test_a_layer_that_makes_much_of_little_is_run_again(kept: list[Tensor]) -> None:
-    class Wide(nn.Module):
-        """A wide layer whose output nothing keeps."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.wide, self.head = nn.Linear(4, 4), nn.Linear(4, 64), nn.Linear(64, 2)
-
-        def forward(self, left: Tensor, right: Tensor) -> Tensor:
-            return self.head(self.wide(self.first(left) + right))
-
-    torch.manual_seed(0)
-    robust = with_sets(ss.adapt(Wide().double(), dict.fromkeys(MAPS, "9 4:float64"), exclude=["head"])).train()
-    batch = {name: torch.randn(8, 9, 4, dtype=torch.float64) for name in MAPS}
+def test_low_memory_keeps_no_norms_output(kept: list[Tensor]) -> None:
+    batch, found, sizes = {name: torch.randn(8, 64, 16).double() for name in ("left", "right")}, {}, {}
     present = torch.tensor([[True, False], [False, True]] * 4)
-    expected = model_gradients(robust, batch, present)
-    kept.clear()
-    assert close(model_gradients(robust, batch, present), expected)
-    assert robust.injection.recalls.state("wide") == "lonely"
-    assert max(tensor.numel() for tensor in kept) < 8 * 9 * 64
+    for memory in ("normal", "low"):
+        torch.manual_seed(0)
+        spec = dict.fromkeys(batch, "64 16:float64")
+        robust = with_sets(ss.adapt(Deep().double(), spec, exclude=["head"], memory=memory)).train()
+        assert robust.memory == memory
+        model_gradients(robust, batch, present)
+        kept.clear()
+        found[memory] = model_gradients(robust, batch, present)
+        sizes[memory] = len({one.untyped_storage().data_ptr() for one in kept if one.numel() == 8 * 64 * 16})
+    assert close(found["low"], found["normal"])
+    assert sizes == {"normal": 7, "low": 5}
+
+
+def test_another_word_for_memory_is_refused() -> None:
+    network = Deep()
+    with pytest.raises(ss.PlanError, match=r"memory: expected one of normal, low, but found 'lo'. Did you mean 'low'"):
+        ss.adapt(network, {"left": "64 16", "right": "64 16"}, memory="lo")
+    assert all(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_large_images_of_few_combinations_run_by_groups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +315,7 @@ def test_large_images_of_few_combinations_run_by_groups(monkeypatch: pytest.Monk
         torch.testing.assert_close(robust(inputs, present), together, rtol=1e-5, atol=1e-5)
     assert calls == [2, 2]
     robust.train()(inputs, present)
-    assert calls == [2, 2, 4, 4]  # a training step stays one pass; before the first one, what is kept is learned
+    assert calls == [2, 2, 4]  # a training step stays one pass
 
 
 def test_the_first_step_has_the_bits_of_any_other() -> None:

@@ -52,8 +52,8 @@ def adapted(name: str, method: Any = "ssf", after: Any = torch.tanh) -> tuple[Ro
 def plainly(robust: RobustModel) -> RobustModel:
     """Give the same model with the layer's own output adapted, in plain operations."""
     other = copy.deepcopy(robust)
-    other.injection.fold_in = lambda *args: None
-    other.injection.recalls.of = lambda *args: None
+    other.injection.folds = False
+    other.injection.saved.recall = lambda *args: None
     return other
 
 
@@ -93,7 +93,7 @@ def test_outputs_and_gradients_are_those_of_plain_operations(name: str, method: 
     assert not folded
     for _ in range(2):
         assert_close(gradients(robust, batch), expected)
-    assert folded == ["layer"] * 3  # the first time twice: what is kept is learned
+    assert folded == ["layer"] * 2
 
 
 @pytest.mark.parametrize(("mean", "spread"), GAMMAS.values(), ids=GAMMAS)
@@ -136,7 +136,7 @@ def test_gradients_have_gradients(name: str, again: bool, monkeypatch: pytest.Mo
 
     def run(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         rows = [(next(iter(site.adapters)), {"scale": scale, "shift": shift})]
-        return scaling(x, rows, "steady")
+        return scaling(x, rows, True)
 
     assert torch.autograd.gradcheck(run, (x, scale, shift))
     assert torch.autograd.gradgradcheck(run, (x, scale, shift))
@@ -148,7 +148,7 @@ def test_what_changes_the_output_in_place_is_respected(name: str) -> None:
     other, _ = adapted(name, after=torch.relu)
     for _ in range(3):
         assert_close(gradients(robust, batch), gradients(plainly(other), batch))
-    assert robust.injection.recalls.state("layer") == "restless"
+    assert robust.injection.saved.state("layer") == "restless"
 
 
 def test_every_way_gives_the_same_bits(folded: list[str]) -> None:
@@ -157,7 +157,7 @@ def test_every_way_gives_the_same_bits(folded: list[str]) -> None:
     with torch.no_grad():
         without = robust(batch)
     assert all(torch.equal(one, first) for one in (again, third, without))
-    assert len(folded) == 5
+    assert len(folded) == 4
 
 
 def test_autocast_and_small_inputs_are_left_to_the_hook(folded: list[str]) -> None:
@@ -219,5 +219,25 @@ def test_a_forward_that_somebody_puts_on_stays(folded: list[str]) -> None:
     robust.pretrained(batch)
     network = robust.detach()
     network(batch["left"], batch["left"])
-    assert len(calls) == 4  # to learn, to train, without adapters, and detached
+    assert len(calls) == 3  # to train, without adapters, and detached
     assert vars(module)["forward"] is theirs
+
+
+@pytest.mark.parametrize("rows", [90, 1])
+def test_a_hook_put_on_first_changes_what_the_adapter_gave(rows: int) -> None:
+    """It acts after the adapter, as on the folded network, whether the layer takes its adapters in or not."""
+    robust, batch = adapted("linear")
+    batch = {"left": batch["left"][:rows]}
+    robust.mark_trained(robust.combinations)
+    folded = ss.fold(robust.eval(), "left")
+    for network in (robust.network, folded):
+        network.layer.register_forward_hook(lambda module, args, y: 2 * y, prepend=True)
+    with torch.no_grad():
+        torch.testing.assert_close(robust(batch), folded(batch["left"], torch.zeros_like(batch["left"])))
+
+
+def test_a_forward_that_does_not_call_ours_is_adapted_all_the_same() -> None:
+    robust, batch = adapted("linear")
+    expected = robust(batch).detach()
+    robust.network.layer.forward = lambda x: nn.Linear.forward(robust.network.layer, x)
+    torch.testing.assert_close(robust(batch).detach(), expected)

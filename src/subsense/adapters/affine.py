@@ -7,24 +7,19 @@ Which of them is safe is the caller's to know (`subsense.injection.saved_outputs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from subsense.adapters.autograd import apply, is_plain
+from subsense.adapters.sums import sums
+from subsense.support.torch_private import alias_of
 
 SMALLEST = 0.1
 """Below this gamma, dividing by it would lose too many digits, so that ``y`` is kept."""
-LARGE = 2**14
-LARGE_ROW = 2**18
-"""Numbers of a gradient, and of a row's, from which one pass for two sums is faster."""
-
-
-_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 
 
 @dataclass(frozen=True)
@@ -32,12 +27,12 @@ class Recall:
     """Say how the backward pass gets a site's ``y`` back, and whether anybody else looks at ``y``.
 
     Attributes:
-        output: the output stays as it is until the backward pass, so that ``y`` follows from it.
+        steady: the output stays as it is until the backward pass, so that ``y`` follows from it; otherwise from a copy.
         layer: gives ``y`` from the layer's input, which the layer keeps anyway.
         spare: no one else holds ``y``, so the output may be written over it.
     """
 
-    output: bool = False
+    steady: bool = False
     layer: Callable[[Tensor], Tensor] | None = None
     spare: bool = False
 
@@ -62,54 +57,12 @@ def affine(x: Tensor, y: Tensor, gamma: Tensor | None, beta: Tensor | None, reca
         return _compute(y, gamma, beta)
     if recall.layer is not None:
         adapted: Tensor = apply(_FromLayer, y, x, gamma, beta, recall)
-    elif recall.output and float(gamma.detach().abs().amin()) > SMALLEST:
+    elif float(gamma.detach().abs().amin()) > SMALLEST:
         adapted = apply(_FromOutput, y, gamma, beta, recall)
+        adapted = adapted if recall.steady else adapted.clone()
     else:
         adapted = _compute(y, gamma, beta)
     return adapted
-
-
-def sums(grad: Tensor, y: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Add up grad * y, and grad, over the axes along which numbers of a shape are repeated.
-
-    Args:
-        grad, y: of one shape.
-        shape: what broadcasts to it; each axis whole, or 1.
-
-    >>> sums(torch.ones(4, 2), torch.full((4, 2), 3.0), (2,))
-    (tensor([12., 12.]), tensor([4., 4.]))
-    """
-    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or not _has_kernel(grad):
-        return (grad * y).sum_to_size(shape), grad.sum_to_size(shape)
-    full = [1] * (grad.dim() - len(shape)) + list(shape)
-    stays = [axis for axis, size in enumerate(full) if size > 1]
-    first, last = (stays[0], stays[-1] + 1) if stays else (0, 0)
-    if last - first == len(stays) and grad.numel() >= LARGE and (last - first < 2 or y.is_contiguous()):
-        total, plain = _both_sums(grad, y, first, last)
-    elif stays[:1] == [0] and grad.numel() >= LARGE_ROW * len(grad):
-        rows = [sums(one, other, full[1:]) for one, other in zip(grad, y, strict=True)]
-        total, plain = (torch.stack(parts) for parts in zip(*rows, strict=True))
-    else:
-        return (grad * y).sum_to_size(shape), grad.sum_to_size(shape)
-    return total.view(shape), plain.view(shape)
-
-
-def _has_kernel(grad: Tensor) -> bool:
-    return grad.device.type == "cpu" and grad.dtype in (torch.float32, torch.float64)
-
-
-def _both_sums(grad: Tensor, y: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
-    """Make one pass for both: with mean 0 and deviation 1, they are the gradients of a batch norm's own pair."""
-    size = grad.shape
-    merged = prod(size[:first]), prod(size[first:last]), prod(size[last:])
-    grad, y = grad.reshape(merged), y.reshape(merged)
-    if y.transpose(1, 2).is_contiguous():
-        grad, y = (one.transpose(1, 2).reshape(-1, merged[1]) for one in (grad, y))
-    mean, deviation = grad.new_zeros(merged[1]), grad.new_ones(merged[1])
-    _, total, plain = _batch_norm_backward(
-        grad.contiguous(), y.contiguous(), None, None, None, mean, deviation, True, 0.0, [False, True, True]
-    )
-    return total, plain
 
 
 def _is_ordinary(y: Tensor, gamma: Tensor | None, beta: Tensor | None) -> bool:
@@ -134,7 +87,7 @@ def _target(y: Tensor, recall: Recall | None) -> Tensor | None:
 
     It is an alias with a version counter of its own: the layer's graph doesn't need `y`, so it isn't disturbed.
     """
-    return y.data if recall is not None and recall.spare else None
+    return alias_of(y) if recall is not None and recall.spare else None
 
 
 class _FromOutput(torch.autograd.Function):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
+
+from subsense.support.torch_private import forward_gradients_act, transforms_act
 
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -15,8 +16,4 @@ def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
 
 def is_plain() -> bool:
     """Say whether autograd runs as ever: no graph is made, no function is transformed."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-    )
+    return not (torch.compiler.is_compiling() or transforms_act() or forward_gradients_act())

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd
 
 from subsense.adapters.layers.layer import Layer
 from subsense.adapters.low_rank import Cut, Factors, dense_factors, shared_factors, spread_factors
+from subsense.support.torch_private import Convolution as Convolved
+from subsense.support.torch_private import convolve
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -114,7 +115,7 @@ class Convolution:
     ) -> Tensor:
         """Convolve with down in every group, weigh, mix with up."""
         stacked = down.flatten(0, 1)
-        middle = _through(module, x, stacked.repeat(layer.groups, *[1] * (stacked.dim() - 1)))
+        middle = convolve(module, x, stacked.repeat(layer.groups, *[1] * (stacked.dim() - 1)))
         gated = middle * mix.gates(middle, layer.axis, down.shape[1], layer.groups)
         return _pointwise(gated, up.flatten(0, 1).T, layer)
 
@@ -130,7 +131,7 @@ class Convolution:
         size = layer.weight.shape[1:]
         features = math.prod(size)
         every = torch.eye(features, dtype=x.dtype, device=x.device).view(features, *size)
-        return _through(module, x, every.repeat(layer.groups, *[1] * len(size))), layer.groups
+        return convolve(module, x, every.repeat(layer.groups, *[1] * len(size))), layer.groups
 
     def is_own(self, layer: Layer) -> bool:
         """Say whether there is one group."""
@@ -196,12 +197,6 @@ def _outputs(found: Factors) -> Tensor:
     return found.outer.transpose(0, 1).flatten(1)
 
 
-def _through(module: Any, x: Tensor, weight: Tensor) -> Tensor:
-    """Convolve as the layer does, padding of every kind included."""
-    output: Tensor = module._conv_forward(x, weight, None)
-    return output
-
-
 def _pointwise(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
     spatial = len(layer.weight.shape) - 2
     return _CONV[spatial](x, weight.reshape(*weight.shape, *[1] * spatial), groups=layer.groups)
@@ -209,7 +204,7 @@ def _pointwise(x: Tensor, weight: Tensor, layer: Layer) -> Tensor:
 
 def _spread(layer: Layer, module: nn.Module, values: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Convolve transposed as the layer does, where it makes `y` of `x`."""
-    assert isinstance(module, _ConvNd)
+    assert isinstance(module, Convolved)
     where = module.stride, module.padding, _output_padding(module, x, y), layer.groups, module.dilation
     return _TRANSPOSED[len(module.kernel_size)](values, weight, None, *where)
 

@@ -99,6 +99,6 @@ class OutputSums:
 
 def outputs_of(output: object) -> list[Tensor]:
     """Give all tensors of an output."""
-    from torch.utils._pytree import tree_leaves
+    from subsense.support.torch_private import tree_leaves
 
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]

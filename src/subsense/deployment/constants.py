@@ -18,16 +18,15 @@ from typing import Any
 
 import torch
 from torch import SymInt, Tensor, fx
-from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from subsense.deployment.export import CLOSE, tolerance_of
+from subsense.deployment.torch_private import VIEWS, OpOverload
 from subsense.errors import FoldError
 
 ROWS = (1, 2, 3)
 aten = torch.ops.aten
-_VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 
 def fold_constants(program: ExportedProgram) -> fx.GraphModule:
@@ -63,10 +62,7 @@ def _functional(program: ExportedProgram) -> fx.GraphModule:
                 f"drop_absent: the network changes {spec.target or spec.arg.name!r} in each call, so what depends on "
                 "it is no constant; put the network in eval mode, or fold it without drop_absent"
             )
-    module: fx.GraphModule = program.module()
-    for node in list(module.graph.nodes):
-        if node.op == "call_module" and node.target == "_guards_fn":
-            module.graph.erase_node(node)
+    module: fx.GraphModule = program.module(check_guards=False)
     module.graph.eliminate_dead_code()
     return module
 
@@ -268,7 +264,7 @@ def _tidy(graph: fx.Graph, search: _Search) -> None:
     for node in reversed(graph.nodes):
         if node in search.free and not node.users:
             graph.erase_node(node)
-        elif node.target in _VIEWS:  # a repeated constant has other strides than what it stands for
+        elif node.target in VIEWS:  # a repeated constant has other strides than what it stands for
             node.target = aten.reshape.default
         elif node.target is aten.clone.default and not node.kwargs and all(user.op != "output" for user in node.users):
             node.replace_all_uses_with(node.args[0])

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils._pytree import tree_flatten, tree_map
 
 from subsense.errors import FoldError
+from subsense.support.torch_private import tree_flatten, tree_map
 
 TOLERANCE = 1e-4  # of the greatest output; exported kernels sum in another order
 CLOSE = 1e-5  # the same kernels on other numbers of rows

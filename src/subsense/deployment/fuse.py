@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from subsense.deployment.torch_private import BATCH_NORM
+
 aten = torch.ops.aten
 _CONVOLUTIONS = (
     aten.conv1d.default,
@@ -25,7 +27,7 @@ _CONVOLUTIONS = (
 def merge(module: fx.GraphModule) -> fx.GraphModule:
     """Merge convolutions with batch normalisations and linear layers with constants, in a graph without writes."""
     for node in list(module.graph.nodes):
-        if node.target is aten._native_batch_norm_legit_no_training.default:
+        if node.target is BATCH_NORM:
             _merge_norm(module, node, node.args[0])
         elif node.target is aten.linear.default:
             _merge_constants(module, node, node.args[0])

@@ -20,13 +20,12 @@ from typing import Any
 import sympy
 import torch
 from torch import SymInt, Tensor, fx
-from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensorMode
+
+from subsense.deployment.torch_private import VIEWS, FakeTensorMode, OpOverload
 
 aten = torch.ops.aten
 _REGROUPS = {  # they give the same numbers in the same order, as far as they give as many
-    aten.view.default,
-    aten._unsafe_view.default,
+    *VIEWS,
     aten.reshape.default,
     aten.flatten.using_ints,
     aten.unsqueeze.default,

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
-from torch.utils._pytree import TreeSpec, tree_unflatten
+
+from subsense.deployment.torch_private import arguments_of
+from subsense.support.torch_private import TreeSpec, tree_unflatten
 
 STRUCTURE = "output_structure"
 aten = torch.ops.aten
@@ -71,8 +73,7 @@ class _Rewriting:
 
     def run(self) -> fx.GraphModule:
         """Give the new module."""
-        codegen: Any = self.old.graph._codegen
-        info = codegen.pytree_info
+        info = arguments_of(self.old)
         self._copy_inputs(info.orig_args, info.in_spec)
         for node in self.old.graph.nodes:
             if node.op == "get_attr":

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from subsense.support.torch_private import is_packed
+
 Adapt = Callable[[str, Tensor, Tensor], Tensor]
 """(part, its input, its output) -> adapted output."""
 
@@ -54,7 +56,7 @@ class AdaptedAttention:
         module, index = self.module, ("query", "key", "value").index(part)
         rows = slice(index * module.embed_dim, (index + 1) * module.embed_dim)
         separate = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)[index]
-        weight = module.in_proj_weight[rows] if module._qkv_same_embed_dim else separate
+        weight = module.in_proj_weight[rows] if is_packed(module) else separate
         bias = None if module.in_proj_bias is None else module.in_proj_bias[rows]
         return self.adapt(part, x, F.linear(x, weight, bias))
 

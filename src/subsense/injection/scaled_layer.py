@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from subsense.adapters.affine import SMALLEST, sums
+from subsense.adapters.affine import SMALLEST
 from subsense.adapters.autograd import apply
 from subsense.adapters.base import Pair, Sets
 from subsense.adapters.channels import then
 from subsense.adapters.layers.layer import Layer, Run
-from subsense.injection.saved_outputs import State
+from subsense.adapters.sums import sums
 
 LARGE = 2**13
 """Numbers of an output from which it is cheaper; below, what is written here in Python counts for more."""
@@ -55,14 +55,14 @@ class Scaling:
             return False
         return LARGE <= self._made(x) >= weight.numel()
 
-    def __call__(self, x: Tensor, sets: Sets, state: State) -> Tensor:
+    def __call__(self, x: Tensor, sets: Sets, steady: bool) -> Tensor:
         """Give the adapted output, with the same bits whatever is known of it."""
         gamma, beta = self._pair(sets)
         if gamma is None or not torch.is_grad_enabled() or not gamma.requires_grad:
             return self.compute(x, gamma, beta)
         again = torch.linalg.vector_norm(gamma.detach(), -inf).item() <= SMALLEST
         output: Tensor = apply(_Scaled, x, gamma, beta, self, again)
-        return output if again or state in ("steady", "lonely") else output.clone()
+        return output if again or steady else output.clone()
 
     def compute(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
         """Compute gamma (W x + b) + beta in plain operations; None leaves that half out."""

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from subsense.adapters.base import Sets
 from subsense.adapters.layers.layer import Layer, Run
-from subsense.injection.saved_outputs import State
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Normalising:
         """Say whether it is right for an input: in another precision the pair would be rounded."""
         return x.dtype == dtype
 
-    def __call__(self, x: Tensor, sets: Sets, state: State) -> Tensor:
+    def __call__(self, x: Tensor, sets: Sets, steady: bool) -> Tensor:
         """Normalise."""
         own, layer = self.layer.weight.read(self.module), self.layer
         weight = next(iter(sets[0][1].values())).new_ones(layer.features) if own is None else own

@@ -8,25 +8,26 @@ from __future__ import annotations
 from torch import nn
 
 from subsense.errors import PlanError
+from subsense.support.torch_private import loaded, was_compiled
 
 _ADAPT_WITHIN = "adapt the network inside it (`.module`), then wrap the model that `adapt` gives"
 _WRAPPERS = {
-    "torch.nn.parallel.distributed.DistributedDataParallel": (
+    "torch.nn.parallel:DistributedDataParallel": (
         f"its processes would not share the adapters' gradients; {_ADAPT_WITHIN}"
     ),
-    "torch.nn.parallel.data_parallel.DataParallel": (
+    "torch.nn.parallel:DataParallel": (
         "it splits the batch between copies, which would not know their rows; adapt the network inside it (`.module`), "
         "and use one process for each device"
     ),
-    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": (
+    "torch.distributed.fsdp:FullyShardedDataParallel": (
         "it splits the weights between processes; adapt the network before it is wrapped, and use plain processes: "
         "adapters are small"
     ),
-    "torch.distributed.fsdp.FSDPModule": (
+    "torch.distributed.fsdp:FSDPModule": (
         "`fully_shard` splits its weights between processes; adapt the network without it, and use plain processes: "
         "adapters are small"
     ),
-    "torch._dynamo.eval_frame.OptimizedModule": (
+    "torch._dynamo:OptimizedModule": (
         "it is compiled already, and would be compiled again for each combination; adapt the network as it was before "
         "torch.compile, and compile the model that `adapt` gives"
     ),
@@ -35,20 +36,15 @@ _WRAPPERS = {
 
 def check_wrappers(network: nn.Module) -> None:
     """Raise `PlanError` where a network, or a part of it, is wrapped in a way that adapters can't work within."""
-    modules = list(network.named_modules())
-    wrapping = {cls: _wrapping(cls) for cls in {type(module) for _, module in modules}}
-    for path, module in modules:
-        if reason := wrapping[type(module)] or _compiling(module):
+    wrappers = loaded(_WRAPPERS)
+    for path, module in network.named_modules():
+        wrapping = (reason for cls, reason in wrappers.items() if isinstance(module, cls))
+        if reason := next(wrapping, None) or _compiling(module):
             raise PlanError(f"{path or 'the network'} ({type(module).__name__}): {reason}")
 
 
-def _wrapping(cls: type) -> str | None:
-    names = (f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__)
-    return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
-
-
 def _compiling(module: nn.Module) -> str | None:
-    if getattr(module, "_compiled_call_impl", None) is None:
+    if not was_compiled(module):
         return None
     return "`compile()` was called on it; make the network without, and compile the model that `adapt` gives"
 

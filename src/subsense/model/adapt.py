@@ -12,6 +12,7 @@ from subsense.adapters.layers.declare import Declaration
 from subsense.injection.banks import Banks, start_banks
 from subsense.injection.hooks import Injection, check_unadapted
 from subsense.injection.planning import Plan, plan
+from subsense.injection.saved_outputs import SavedOutputs
 from subsense.injection.wrapped import check_materialised
 from subsense.modalities import AxisSpec, Modalities, Wanted
 from subsense.modalities.calling import Call, CallSpec, check_signature, parse_call, spread_arguments
@@ -35,6 +36,7 @@ def adapt(
     layers: Sequence[Declaration] = (),
     seed: int = 0,
     check_inputs: bool = False,
+    memory: str = "normal",
 ) -> RobustModel:
     """Make a pretrained multimodal network work with any subset of its modalities (arXiv 2310.03986).
 
@@ -57,6 +59,8 @@ def adapt(
         seed: for the start of methods that draw one (LoRA).
         check_inputs: refuse NaN and infinity in what is present, naming the modality and the rows. Otherwise they go
             to the network as they are. Can be set later, ``robust.check_inputs = True``; compiled graphs don't check.
+        memory: ``"normal"``, or ``"low"``: training keeps less where the rows of a batch lack different modalities, and
+            takes longer, see docs/performance.md. Can be set later, ``robust.memory = "low"``.
 
     Raises:
         ModalityError, PlanError: what was asked for can't be done; the network is as it was.
@@ -77,11 +81,11 @@ def adapt(
     check_materialised(network)
     parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
     check_signature(network, parsed, modalities)
-    router = Router(modalities, modalities.select(combinations), sharing, untrained)
+    router, saved = Router(modalities, modalities.select(combinations), sharing, untrained), SavedOutputs(memory)
     planned = plan(network, method, include=include, exclude=exclude, layers=layers)
     banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
     robust = inject(network, planned, banks, filling, router, parsed)
-    robust.check_inputs = check_inputs
+    robust.check_inputs, robust.injection.saved = check_inputs, saved
     return robust
 
 

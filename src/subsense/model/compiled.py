@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 
-import torch
+from subsense.support.torch_private import constant_in_graphs, most_graphs
 
 
 class Graphs:
@@ -17,10 +17,11 @@ class Graphs:
     def __init__(self) -> None:
         self.count = 0
 
+    @constant_in_graphs
     def traced(self) -> int:
         """Count a graph that is being made; warn where torch will make no further one."""
         self.count += 1
-        most: int = torch._dynamo.config.recompile_limit
+        most = most_graphs()
         if self.count == most:
             warnings.warn(
                 f"torch.compile has made {most} graphs of this model, one for each combination that was passed, and "
@@ -29,7 +30,3 @@ class Graphs:
                 stacklevel=2,
             )
         return self.count
-
-    # Run while a graph is traced, and no part of it: what `torch.compiler.assume_constant_result` says too, for the
-    # price of importing torch._dynamo wherever subsense is imported.
-    traced.__dict__["_dynamo_marked_constant"] = True

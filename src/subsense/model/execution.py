@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from subsense.errors import InputError
+from subsense.injection.forward_pass import Visitor
 from subsense.injection.fused_attention import plain_attention
-from subsense.injection.hooks import Injection, Visitor
+from subsense.injection.hooks import Injection
 from subsense.injection.planning import Plan
 from subsense.modalities import Modalities
 from subsense.modalities.calling import Call
@@ -178,10 +179,6 @@ class Execution:
         return self.located.placements
 
     def _adapted(self, filled: Filled, route: Route) -> Any:
-        if self._is_unlearned():
-            # Apart, so that no step depends on whether it is the first: a resumed run has the bits of an unbroken one.
-            with torch.random.fork_rng(devices=self._cuda()):
-                self._run(filled, route.again())
         output, is_lost = self._run(filled, route)
         if is_lost:  # a kept output was changed in place, as it never was before: now it is known
             output, _ = self._run(filled, route.again())
@@ -191,21 +188,9 @@ class Execution:
         return output
 
     def _run(self, filled: Filled, route: Route) -> tuple[Any, bool]:
-        with plain_attention(), self.injection.using(route):
+        with plain_attention(), self.injection.using(route) as running:
             output = self.call(self.network, self.modalities, filled)
-            return output, self._settle(output)
-
-    def _cuda(self) -> list[torch.device]:
-        device = self.injection.banks.device
-        return [device] if device.type == "cuda" else []
-
-    def _is_unlearned(self) -> bool:
-        return not torch.compiler.is_compiling() and torch.is_grad_enabled() and not self.injection.recalls.learned
-
-    def _settle(self, output: Any) -> bool:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return False
-        return self.injection.recalls.settle(output_tensors(output))
+            return output, bool(running.watched) and running.settle(output_tensors(output))
 
     def plain(self, filled: Filled) -> Any:
         if torch.compiler.is_compiling():

@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from subsense.errors import PlanError
 from subsense.injection.fused_attention import plain_attention
 from subsense.modalities.inputs import Filled
+from subsense.support.torch_private import NormBase
 
 
 class Before:
@@ -24,7 +24,7 @@ class Before:
         self.statistics = {
             path: module
             for path, module in modules.items()
-            if isinstance(module, _NormBase) and module.track_running_stats
+            if isinstance(module, NormBase) and module.track_running_stats
         }
 
     def restore(self) -> None:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from subsense.adapters import Adapter
 from subsense.errors import InputError, ModalityError
 from subsense.injection.banks import Banks
-from subsense.injection.hooks import Injection, Visitor
+from subsense.injection.forward_pass import Visitor
+from subsense.injection.hooks import Injection
 from subsense.injection.planning import Plan, Site
+from subsense.injection.saved_outputs import SavedOutputs
 from subsense.modalities import Combination, CombinationLike, Modalities, Wanted
 from subsense.modalities.calling import Call
 from subsense.modalities.filling import Filling
@@ -77,6 +79,15 @@ class RobustModel(nn.Module):
     def trained(self) -> tuple[Combination, ...]:
         """Give the incomplete combinations whose bank rows have been trained; additive sharing reaches undrawn ones."""
         return self.router.trained()
+
+    @property
+    def memory(self) -> str:
+        """Give how training spends memory: ``"normal"``, or ``"low"``, which takes longer; it can be set."""
+        return self.injection.saved.memory
+
+    @memory.setter
+    def memory(self, memory: str) -> None:
+        self.injection.saved = SavedOutputs(memory)
 
     def forward(self, inputs: Inputs, present: Tensor | None = None) -> Any:
         """Give the network's own output, whatever is missing.

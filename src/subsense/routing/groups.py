@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from subsense.errors import InputError
 from subsense.modalities.inputs import Filled
 from subsense.routing.placement import Placement
+from subsense.support.torch_private import TreeSpec, tree_flatten, tree_unflatten
 
 
 def run_grouped(

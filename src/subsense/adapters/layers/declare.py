@@ -54,8 +54,8 @@ class LayerClass:
         bias = Slot(self.bias, features) if self.bias else None
         slot = Slot(self.weight, tuple(weight.shape))
         kind = KINDS[self.kind]
-        name = type(module).__name__
-        yield probe(Layer(path, kind, name, features, self.axis, slot, bias, out_axis=self.out_axis), module)
+        name, out_axis = type(module).__name__, self.out_axis
+        yield probe(Layer(path, kind, name, features, self.axis, slot, bias, out_axis=out_axis, declared=True), module)
 
     def _fault(self, module: nn.Module, weight: Tensor | None) -> str | None:
         has = f"it has {list(module._parameters)}"
@@ -109,7 +109,7 @@ class AttentionClass:
         weights = self._slots(self.weight, shapes)
         biases = self._slots(self.bias, {part: shape[:1] for part, shape in shapes.items()}) if self.bias else {}
         for part, shape in shapes.items():
-            yield Layer(path, LINEAR, name, shape[:1], -1, weights[part], biases.get(part), part)
+            yield Layer(path, LINEAR, name, shape[:1], -1, weights[part], biases.get(part), part, declared=True)
 
     def _slots(self, name: str | Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Slot]:
         if not isinstance(name, str):

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
 from subsense.adapters.layers import runs
@@ -16,6 +13,16 @@ from subsense.adapters.layers.foreign import foreign, strange_tensor
 from subsense.adapters.layers.kinds import CONV, LINEAR, NORM, TRANSPOSED
 from subsense.adapters.layers.layer import Layer, Run, Slot
 from subsense.errors import PlanError, UnsupportedLayer
+from subsense.support.torch_private import (
+    BatchNorm,
+    Convolution,
+    InstanceNorm,
+    NormBase,
+    TransposedConvolution,
+    channel_axis,
+    is_packed,
+    own_forward,
+)
 
 
 def _linear(path: str, module: nn.Module) -> Iterator[Layer]:
@@ -35,8 +42,8 @@ def _linear(path: str, module: nn.Module) -> Iterator[Layer]:
 
 
 def _conv(path: str, module: nn.Module) -> Iterator[Layer]:
-    assert isinstance(module, _ConvNd)
-    transposed = isinstance(module, _ConvTransposeNd)
+    assert isinstance(module, Convolution)
+    transposed = isinstance(module, TransposedConvolution)
     features, axis = (module.out_channels,), -1 - len(module.kernel_size)
     weight = Slot("weight", tuple(module.weight.shape))
     yield Layer(
@@ -54,12 +61,12 @@ def _conv(path: str, module: nn.Module) -> Iterator[Layer]:
 
 
 def _channel_norm(path: str, module: nn.Module) -> Iterator[Layer]:
-    assert isinstance(module, (nn.GroupNorm, _NormBase))
+    assert isinstance(module, (nn.GroupNorm, NormBase))
     features = (module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features,)
-    axis = -module._get_no_batch_dim() if isinstance(module, _InstanceNorm) else 1
+    axis = channel_axis(module) if isinstance(module, InstanceNorm) else 1
     slots = Slot("weight", features), Slot("bias", features)
     # GroupNorm's kernel gets the gradient of another pair from sums that nearly cancel: 1e-3 off in float32.
-    run = _run(module, _BatchNorm, runs.BATCH_NORM)
+    run = _run(module, BatchNorm, runs.BATCH_NORM)
     yield Layer(path, NORM, type(module).__name__, features, axis, *slots, run=run)
 
 
@@ -77,7 +84,7 @@ def _attention(path: str, module: nn.Module) -> Iterator[Layer]:
     inputs = {"query": size, "key": module.kdim, "value": module.vdim}
     for index, (part, width) in enumerate(inputs.items()):
         rows = (index * size, (index + 1) * size)
-        packed = module._qkv_same_embed_dim
+        packed = is_packed(module)
         weight = (
             Slot("in_proj_weight", (size, width), rows=rows, length=3 * size)
             if packed
@@ -98,9 +105,9 @@ _PACKED = ("in_proj_weight", "in_proj_bias")
 Describe = Callable[[str, nn.Module], Iterator[Layer | UnsupportedLayer]]
 _KNOWN: dict[type[nn.Module], Describe] = {
     nn.Linear: _linear,
-    _ConvNd: _conv,
-    _BatchNorm: _channel_norm,
-    _InstanceNorm: _channel_norm,
+    Convolution: _conv,
+    BatchNorm: _channel_norm,
+    InstanceNorm: _channel_norm,
     nn.GroupNorm: _channel_norm,
     nn.LayerNorm: _trailing_norm,
     nn.RMSNorm: _trailing_norm,
@@ -143,7 +150,7 @@ def _describe(path: str, module: nn.Module, why_foreign: str | None) -> Iterable
 
 
 def _fault(module: nn.Module) -> str | None:
-    own = _own_forward(type(module))
+    own = own_forward(type(module))
     if own is not None:
         return (
             f"class {own.__name__} has a forward of its own, so where its channels are isn't known; declare it: "
@@ -152,15 +159,6 @@ def _fault(module: nn.Module) -> str | None:
     if "forward" in vars(module):
         return "its forward was replaced on the instance; remove that, or exclude the layer"
     return _computed_weight(module) or next(filter(None, map(strange_tensor, _owners(module))), None)
-
-
-def _own_forward(cls: type) -> type | None:
-    """Give the class which replaces a method that computes the output by one that isn't torch's."""
-    for name in ("forward", "_forward_impl", "_conv_forward"):
-        definer = next((base for base in cls.__mro__ if name in vars(base)), None)
-        if definer is not None and not definer.__module__.startswith("torch."):
-            return definer
-    return None
 
 
 def _computed_weight(module: nn.Module) -> str | None:

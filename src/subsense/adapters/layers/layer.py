@@ -102,6 +102,7 @@ class Layer:
         out_axis: the weight's axis of output channels.
         run: how it is run with another weight and bias; None where that isn't known, or isn't right.
         offset: what the layer adds to its weight before it multiplies: 1 for norms that compute with ``1 + weight``.
+        declared: whether its class is one of the user's own.
     """
 
     path: str
@@ -116,6 +117,7 @@ class Layer:
     out_axis: int = 0
     run: Run | None = None
     offset: float = 0.0
+    declared: bool = False
 
     @cached_property
     def key(self) -> str:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from subsense.adapters.layers.layer import Run
+from subsense.support.torch_private import convolution_back
 
 _CONV: Mapping[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_convolution_backward = torch.ops.aten.convolution_backward.default
 
 
 def _multiply(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -27,13 +26,6 @@ def _multiply_back(module: Any, grad: Tensor, weight: Tensor, form: Any) -> Tens
 def _convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     convolve = _CONV[len(module.kernel_size)]
     return convolve(x, weight, bias, module.stride, module.padding, module.dilation, module.groups)
-
-
-def _convolve_back(module: Any, grad: Tensor, weight: Tensor, form: tuple[torch.Size, tuple[int, ...]]) -> Tensor:
-    like = grad.new_empty_strided(*form)  # of the input no more than its form is looked at
-    where = module.stride, module.padding, module.dilation, False, [0] * len(module.stride), module.groups
-    found: tuple[Tensor, None, None] = _convolution_backward(grad, like, weight, None, *where, [True, False, False])
-    return found[0]
 
 
 def _layer_norm(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -62,4 +54,4 @@ def convolution(module: Any) -> Run | None:
     """
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         return None
-    return Run(_convolve, _convolve_back, 2 + len(module.kernel_size), prod(module.stride))
+    return Run(_convolve, convolution_back, 2 + len(module.kernel_size), prod(module.stride))

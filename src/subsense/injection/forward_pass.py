@@ -1,0 +1,120 @@
+"""One forward through an adapted network: everything that lasts as long as it does, and what acts at a site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subsense.adapters.affine import Recall
+from subsense.adapters.base import Adapter, Mix, Route
+from subsense.errors import UnsupportedLayer
+from subsense.injection.banks import Banks
+from subsense.injection.planning import Site
+from subsense.injection.saved_outputs import SavedOutputs, Watched
+from subsense.injection.scaled_layer import Scaling
+from subsense.injection.scaled_norm import Normalising
+from subsense.support.torch_private import transforms_act, version_of
+
+Observed = dict[str, list[Tensor]]
+"""Site -> its outputs, one for each time it was called."""
+Visitor = Callable[[Site, nn.Module, Tensor, Tensor], Tensor]
+"""(site, its layer, input, the layer's own output) -> what is handed on in its place."""
+FoldedLayer = Normalising | Scaling
+
+
+@dataclass
+class ForwardPass:
+    """Hold what belongs to one forward.
+
+    Attributes:
+        banks: the parameters.
+        saved: what is known of the sites' outputs.
+        route: how much each row uses of the banks; None: no adapter acts.
+        visitor: acts in the place of the adapters.
+        observed: gathers what each site gives.
+        folds: whether layers may take their adapters in.
+        dtype: the banks'.
+        busy: whether a site is acting; what it calls itself is left alone.
+        done: the layer whose forward has just given an adapted output, so that its hook has nothing to do.
+        watched: outputs on which the backward pass may come to depend.
+    """
+
+    banks: Banks
+    saved: SavedOutputs
+    route: Route | None = None
+    visitor: Visitor | None = None
+    observed: Observed | None = None
+    folds: bool = False
+    dtype: torch.dtype | None = None
+    busy: bool = False
+    done: nn.Module | None = None
+    watched: list[Watched] = field(default_factory=list)
+
+    def adapt(self, site: Site, module: nn.Module, x: Tensor, y: Tensor, alone: bool = True) -> Tensor:
+        """Give a site's adapted output from its input and output; `alone`: no one else has seen the output."""
+        if self.busy:
+            return y
+        if self.visitor is not None or self.route is not None:
+            _check_tensors(site, x, y)
+            self.busy = True
+            try:
+                y = self.visitor(site, module, x, y) if self.visitor else self._chain(site, module, x, y, alone)
+            finally:
+                self.busy = False
+        if self.observed is not None:
+            self.observed.setdefault(site.key, []).append(y.detach())
+        return y
+
+    def _chain(self, site: Site, module: nn.Module, x: Tensor, y: Tensor, alone: bool) -> Tensor:
+        assert self.route is not None
+        recall = None if torch.compiler.is_compiling() else self.saved.recall(site.layer, module, x, alone)
+        mix = self.route.visit(site.key, recall)
+        for number, adapter in enumerate(site.adapters):
+            if number == 1 and recall is not None:
+                mix = mix.recalling(Recall(recall.steady))  # only the first one's y is the layer's output
+            y = adapter.apply(site.layer, module, self.banks.of(site, adapter), mix, x, y)
+        if recall is not None and recall.layer is None:
+            self._watch(site, y)
+        return y
+
+    def fold_in(self, site: Site, layer: FoldedLayer, x: Any) -> Tensor | None:
+        """Give a site's adapted output in one go; None where that can't be, or costs more."""
+        if not self.folds or self.busy or transforms_act():
+            return None
+        if not isinstance(x, Tensor) or self.dtype is None or not layer.pays(x, self.dtype):
+            return None
+        assert self.route is not None
+        mix = self.route.visit(site.key)
+        sets = [(adapter, self._set(site, adapter, mix)) for adapter in site.adapters]
+        output = layer(x, sets, self.saved.state(site.key) == "steady")
+        if layer.keeps_output:
+            self._watch(site, output)
+        return output
+
+    def settle(self, outputs: Iterable[Tensor]) -> bool:
+        """Learn from the forward, given what it hands out; say whether its graph has lost what the backward needs."""
+        return self.saved.learn(self.watched, outputs)
+
+    def _set(self, site: Site, adapter: Adapter, mix: Mix) -> Mapping[str, Tensor]:
+        """Give the adapter set of a batch whose rows are alike."""
+        banks = self.banks.of(site, adapter)
+        if adapter in site.by_channel:
+            return {name: mix.vector(bank) for name, bank in banks.items()}
+        return adapter.merge({name: mix.rows(bank) for name, bank in banks.items()}, mix.weights)
+
+    def _watch(self, site: Site, output: Tensor) -> None:
+        """Remember what a site gave, as it is now, where something may come to depend on it."""
+        if torch.is_grad_enabled() and self.saved.state(site.key) != "restless":
+            self.watched.append((site.key, output, version_of(output)))
+
+
+def _check_tensors(site: Site, x: Any, y: Any) -> None:
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        raise UnsupportedLayer(
+            f"{site.key} ({site.layer.class_name}): expected one tensor in and one out, but found "
+            f"{type(x).__name__} and {type(y).__name__}; exclude=[{site.layer.path!r}]"
+        )
