@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import subsense as ss
@@ -145,3 +145,60 @@ def test_rows_that_no_combination_fits_are_left_out() -> None:
     batches = [({"left": inputs["left"]}, torch.zeros(24, dtype=torch.long)), (inputs, torch.arange(24) % 3)]
     report = ss.train(robust, batches, loss=cross_entropy, epochs=1, **QUIET)
     assert set(report.losses) == {"left", "right"}
+
+
+class Segmenter(nn.Module):
+    """(batch, 1, H, W) twice -> (batch, 3, H, W): background, and two kinds of spots that need both to tell apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = (
+            nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()) for _ in "ab"
+        )
+        self.fuse = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1))
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.fuse(torch.cat([self.left(left), self.right(right)], 1))
+
+
+def scenes(count: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Draw scenes of which nine tenths are background; spots of one kind are seen better by one camera."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.zeros(count, 16, 16, dtype=torch.long)
+    for row in range(count):
+        for kind in (1, 2):
+            y, x = torch.randint(0, 13, (2,), generator=generator).tolist()
+            target[row, y : y + 3, x : x + 4] = kind
+    noise = torch.randn(2, count, 1, 16, 16, generator=generator)
+    one, two = ((target == kind).float()[:, None] for kind in (1, 2))
+    return {"left": noise[0] * 0.5 + 2 * one + two, "right": noise[1] * 0.5 + one + 2 * two}, target
+
+
+def test_distillation_of_dense_predictions_helps_every_combination_and_class() -> None:
+    """Nine tenths background, a small network with BatchNorm, the default call."""
+    spec = {"left": "1 H W", "right": "1 H W"}
+    inputs, target = scenes(48, 0)
+    torch.manual_seed(0)
+    network = Segmenter()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        cross_entropy(network(**inputs), target).backward()
+        optimizer.step()
+    robust = ss.adapt(network, spec, sharing="additive")
+    batches = [{name: one[at : at + 8] for name, one in inputs.items()} for at in range(0, 48, 8)]
+    report = ss.train(robust, batches, loss="distill", epochs=8, **QUIET)
+    test, _ = scenes(16, 1)
+    with torch.no_grad():
+        goal = robust.eval()(test).argmax(1)
+        for one in robust.combinations:
+            losses, given = report.losses[str(one)], only(test, one)
+            assert losses.reached < losses.frozen
+            for kind in range(3):
+                assert overlap(robust(given), goal, kind) > overlap(robust.pretrained(given), goal, kind) - 0.01
+
+
+def overlap(scores: Tensor, goal: Tensor, kind: int) -> float:
+    """Give the intersection over union of a class."""
+    found, wanted = scores.argmax(1) == kind, goal == kind
+    return float((found & wanted).sum() / (found | wanted).sum().clamp(min=1))

@@ -72,9 +72,9 @@ def train(
         strategy: ``"joint"``: every row of every batch draws a combination of its own. ``"separate"``, the paper's way
             (arXiv 2310.03986): one combination after the other, each as if trained alone.
         start: ``"calibrated"``: begin with sets solved in closed form, see `subsense.calibrate`; None: as they are.
-        safe: measure the loss of the frozen network, of the sets at the start and of those at the end, for each
-            combination on some rows (of `val_loader`, where there is one), and give back what was better: training
-            leaves no combination worse off than it began. It is in the report.
+        safe: measure on some rows of the loader, for each combination, the loss of the frozen network, of the sets at
+            the start and of those at the end, and give back what was better: training leaves no combination worse off
+            than it began. The report has these losses.
         combinations: those to train; by default all that have adapters. A row draws among those that it has the
             modalities for, and is left out where there is none.
         weights: combination -> how often it is drawn relative to the others (default 1); joint only.
@@ -146,8 +146,7 @@ def train(
     if not safe or not trained:
         return report
     rows = rows_to_measure(sum(report.rows.values()), len(asked))
-    measured = loader if val_loader is None else val_loader
-    return replace(report, losses=keep_better(robust, measured, objective, trained, before, rows, seed))
+    return replace(report, losses=keep_better(robust, loader, objective, trained, before, rows, seed))
 
 
 def _begin(
