@@ -42,8 +42,8 @@ QUIET: dict[str, Any] = {"progress": False}
 
 
 def brief(robust: RobustModel, loader: Any = None, **options: Any) -> TrainingReport:
-    """Train for a moment."""
-    given = {"loss": cross_entropy, "epochs": 2, "seed": 1, **QUIET, **options}
+    """Train for a moment, and keep what comes out."""
+    given = {"loss": cross_entropy, "epochs": 2, "seed": 1, "safe": False, **QUIET, **options}
     return train(robust, make_loader() if loader is None else loader, **given)
 
 
@@ -397,9 +397,21 @@ def test_soft_targets_follow_the_paper() -> None:
 def test_soft_targets_are_compared_for_each_pixel() -> None:
     scores, target = torch.randn(2, 4, 3, 5), torch.randn(2, 4, 3, 5)
     flat = [value.movedim(1, -1).reshape(-1, 4) for value in (scores, target)]
-    assert torch.allclose(Distill().compare(scores, target), Distill().compare(*flat))
+    assert torch.allclose(Distill(rarity=0.0).compare(scores, target), Distill().compare(*flat))
     last = Distill(class_axis=-1).compare(scores.movedim(1, -1), target.movedim(1, -1))
     assert torch.allclose(last, Distill().compare(scores, target))
+
+
+def test_a_rare_class_counts_as_much_as_its_rarity_says() -> None:
+    target = torch.zeros(1, 2, 1, 100)
+    target[:, 0, :, :90], target[:, 1, :, 90:] = 9.0, 9.0  # 90 pixels of one class, 10 of the other
+    wrong_where_rare, wrong_where_common = target.clone(), target.clone()
+    wrong_where_rare[..., 90:], wrong_where_common[..., 80:90] = 0.0, 0.0
+    for rarity, times in ((0.0, 1.0), (0.5, 3.0), (1.0, 9.0)):
+        distill = Distill(temperature=1.0, rarity=rarity)
+        floor = distill.compare(target, target)
+        rare, common = (distill.compare(one, target) - floor for one in (wrong_where_rare, wrong_where_common))
+        assert rare / common == pytest.approx(times, rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 1)])
@@ -1062,5 +1074,7 @@ def test_a_target_of_two_parts_keeps_both_where_two_rows_are_drawn() -> None:
         "image": torch.randn(2, 4),
         "present": torch.tensor([[True, True], [False, True]]),
     }
-    train(robust, [(inputs, (torch.tensor([0, 1]), torch.zeros(2, 7)))], loss=loss, epochs=1, progress=False)
+    train(
+        robust, [(inputs, (torch.tensor([0, 1]), torch.zeros(2, 7)))], loss=loss, epochs=1, safe=False, progress=False
+    )
     assert seen == [[(1,), (1, 7)]]

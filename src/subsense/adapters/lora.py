@@ -37,6 +37,7 @@ class LoRA:
     alpha: float | None = None
     name: ClassVar[str] = "lora"
     added: ClassVar[str | None] = None
+    least: ClassVar[float] = 0.01
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
@@ -109,6 +110,8 @@ class LoRA:
         factors, theta = solve_low_rank(normal, product.cut(problem.layer), rank)
         rows = {name: bank.double() for name, bank in problem.rows.items()}
         rows["up"] = torch.zeros_like(rows["up"])
+        if normal.gain(theta) < self.least:
+            theta, factors = torch.zeros_like(theta), []
         for row, found in enumerate(factors):
             self._put(problem, found, rows["down"][row], rows["up"][row])
         return Solution(rows, normal.shift(theta) if problem.shifts else None, idle=not theta.any())

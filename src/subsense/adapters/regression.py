@@ -122,11 +122,13 @@ class Normal:
         left: (group, row, feature, row, feature).
         right: (group, row, feature, output).
         penalty: for each bank row, (row,).
+        rest: the sum of squares that is left without any solution, ().
     """
 
     left: Tensor
     right: Tensor
     penalty: Tensor
+    rest: Tensor
     _means: tuple[Tensor, Tensor] | None
 
     @classmethod
@@ -144,23 +146,29 @@ class Normal:
         zz, zr = _stack(moments, "zz"), _stack(moments, "zr")
         left = torch.einsum("kmn,kgij->gminj", pairs, zz)
         right = torch.einsum("km,kgip->gmip", w, zr)
-        means = None
+        means, rest = None, _stack(moments, "rr").sum()
         if shifts:
             own = torch.linalg.pinv(torch.einsum("kmn,k->mn", pairs, _stack(moments, "count")), hermitian=True)
             z = torch.einsum("kmn,kgi->gmin", pairs, _stack(moments, "z"))
             r = torch.einsum("km,kgp->gmp", w, _stack(moments, "r"))
             means = torch.einsum("ab,gmib->gami", own, z), torch.einsum("ab,gbp->gap", own, r)
+            rest = rest - (r * means[1]).sum()
             left = left - torch.einsum("gmia,ganj->gminj", z, means[0])
             right = right - torch.einsum("gmia,gap->gmip", z, means[1])
         variance = torch.einsum("gmimi->m", left) / (left.shape[0] * left.shape[2])
         noise = torch.einsum("kmm,k->m", pairs, _stack(moments, "noise")) / (left.shape[0] * left.shape[2])
-        return cls(left, right, ridge * variance.clamp(min=0) + noise, means)
+        return cls(left, right, ridge * variance.clamp(min=0) + noise, rest, means)
 
     def shift(self, theta: Tensor) -> Tensor:
         """Give the best shifts (row, channel) with a solution (group, row, feature, output)."""
         assert self._means is not None
         z, r = self._means
         return (r - torch.einsum("gami,gmip->gap", z, theta)).transpose(0, 1).flatten(1)
+
+    def gain(self, theta: Tensor) -> float:
+        """Give the share of what is left that a solution gets back, as far as the ridge lets it."""
+        rest = float(self.rest)
+        return float((theta * self.right).sum()) / rest if rest > 0 else 0.0
 
     def one(self, row: int, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Give left (group, feature, feature) and right (group, feature, output) of one bank row, the others fixed."""

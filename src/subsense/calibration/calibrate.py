@@ -91,9 +91,6 @@ def calibrate(
     torch.Size([5, 2])
     """
     _check(rows=rows, rank=rank, positions=positions, chunk=chunk, ridge=ridge, held_out=held_out)
-    for adapter in robust.plan.adapters:
-        if not all(hasattr(adapter, part) for part in ("added", "basis", "rest", "solve")):
-            raise CalibrationError(f"calibrate: method {adapter.name!r} has no `solve`; train it")
     _check_methods(robust)
     asked = robust.select("all" if combinations is None else combinations)
     started = time.process_time()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from subsense.calibration import calibrate
 from subsense.errors import TrainingError
 from subsense.evaluation.metrics import Measure, build
-from subsense.modalities import CombinationLike, Wanted
+from subsense.modalities import Combination, CombinationLike, Wanted
 from subsense.model.robust import RobustModel
 from subsense.training.loop import fit
 from subsense.training.losses import Distill, Loss, Objective, Select, make_objective
 from subsense.training.options import TrainOptions, one_of
 from subsense.training.report import TrainingReport
 from subsense.training.run import Part, Run, check_loader
+from subsense.training.safety import Before, keep_better, rows_to_measure
 from subsense.training.sampling import Drawer
+from subsense.training.state import check_vacant, has_state
 from subsense.training.trainee import Adapters, is_fill, teacher_of
 from subsense.training.validation import Validation
 
@@ -31,6 +35,8 @@ def train(
     *,
     loss: Loss | Distill | Literal["distill"],
     strategy: Literal["joint", "separate"] = "joint",
+    start: Literal["calibrated"] | None = None,
+    safe: bool = True,
     combinations: Wanted | None = None,
     weights: Mapping[CombinationLike, float] | None = None,
     select: Select | None = None,
@@ -65,6 +71,10 @@ def train(
         loss: ``(output, target) -> scalar``, a mean over rows; or ``"distill"`` or a `Distill`, which read no labels.
         strategy: ``"joint"``: every row of every batch draws a combination of its own. ``"separate"``, the paper's way
             (arXiv 2310.03986): one combination after the other, each as if trained alone.
+        start: ``"calibrated"``: begin with sets solved in closed form, see `subsense.calibrate`; None: as they are.
+        safe: measure on some rows of the loader, for each combination, the loss of the frozen network, of the sets at
+            the start and of those at the end, and give back what was better: training leaves no combination worse off
+            than it began. The report has these losses.
         combinations: those to train; by default all that have adapters. A row draws among those that it has the
             modalities for, and is left out where there is none.
         weights: combination -> how often it is drawn relative to the others (default 1); joint only.
@@ -127,10 +137,29 @@ def train(
     groups = [(one,) for one in asked] if strategy == "separate" else [asked]
     parts = tuple(Part(group, Drawer(robust.modalities, group, weights)) for group in groups)
     facts = {"strategy": strategy, "network": robust.network_fingerprint()} if folder else {}
+    facts |= {"start": start} if start else {}
+    _begin(robust, loader, start, asked, options)
+    before = Before.of(robust, asked)
     report = fit(Run(Adapters(robust, dropout), loader, objective, parts, options, validation, facts))
     if trained := [one for one in asked if report.rows[str(one)]]:
         robust.mark_trained(trained)
-    return report
+    if not safe or not trained:
+        return report
+    rows = rows_to_measure(sum(report.rows.values()), len(asked))
+    return replace(report, losses=keep_better(robust, loader, objective, trained, before, rows, seed))
+
+
+def _begin(
+    robust: RobustModel, loader: Any, start: str | None, asked: Sequence[Combination], options: TrainOptions
+) -> None:
+    """Make the sets that training starts with, unless it goes on."""
+    if start not in (None, "calibrated"):
+        raise TrainingError(f"start: expected None or 'calibrated', but found {start!r}")
+    if options.folder is not None and not options.resume:
+        check_vacant(options.folder)
+    goes_on = options.folder is not None and has_state(options.folder)
+    if start and not goes_on:
+        calibrate(robust, loader, combinations=asked, held_out=0.0, seed=options.seed, progress=options.progress)
 
 
 def make_validation(

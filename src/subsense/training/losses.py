@@ -96,12 +96,17 @@ class Distill:
     its size (Hinton et al. 2015, section 2); for each pixel or token where the output has more axes. Values are
     compared by the mean squared error.
 
+    Where the output has pixels or tokens, most of them are often of one class, and a mean over them leaves the others
+    no say. So each counts by the rarity of the class that the target gives it: its share of the batch to the power of
+    `-rarity`, relative to the mean.
+
     Args:
         temperature: softens both sides; 1: not at all.
         task: a task loss ``(output, target) -> scalar`` to mix in, which reads the loader's target.
         task_weight: its share: the loss is ``(1 - task_weight) * distillation + task_weight * task``.
         scores: ``"classes"``, ``"values"``, or ``"auto"``: classes where there is more than one along `class_axis`.
         class_axis: the output's axis of classes.
+        rarity: how much more a rare class counts, 0: not at all, to 1: each class as much as every other.
 
     Raises:
         TrainingError: names every argument that cannot be.
@@ -115,9 +120,12 @@ class Distill:
     task_weight: float = 0.0
     scores: str = "auto"
     class_axis: int = 1
+    rarity: float = 0.5
 
     def __post_init__(self) -> None:
         faults = []
+        if not 0 <= self.rarity <= 1:
+            faults.append(f"rarity: expected 0 to 1, but found {self.rarity!r}")
         if not 0 < self.temperature < float("inf"):
             faults.append(f"temperature: expected a number above 0, but found {self.temperature!r}")
         if self.scores not in SCORES:
@@ -136,7 +144,17 @@ class Distill:
             return functional.mse_loss(scores, target)
         soft = (target / self.temperature).movedim(self.class_axis, 1).softmax(1)
         scores = (scores / self.temperature).movedim(self.class_axis, 1)
-        return functional.cross_entropy(scores, soft) * self.temperature**2
+        if soft.dim() == 2 or not self.rarity:
+            return functional.cross_entropy(scores, soft) * self.temperature**2
+        distance = functional.cross_entropy(scores, soft, reduction="none")
+        return (distance * self._weights(soft)).mean() * self.temperature**2
+
+    def _weights(self, soft: Tensor) -> Tensor:
+        """Weigh positions by the rarity of their class: (batch, ...) of (batch, class, ...), with a mean of 1."""
+        classes = soft.argmax(1)
+        shares = torch.bincount(classes.flatten(), minlength=soft.shape[1]).to(soft) / classes.numel()
+        weights = shares.clamp(min=1 / classes.numel()).pow(-self.rarity)[classes]
+        return weights / weights.mean()
 
     def _are_classes(self, scores: Tensor) -> bool:
         has_axis = -scores.dim() <= self.class_axis < scores.dim()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from subsense.training.safety import Losses
 
 Record = dict[str, Any]
 
@@ -46,6 +48,7 @@ class TrainingReport:
         higher_is_better: its direction.
         idle: parameters that were asked to train and never had a gradient, since nothing that the loss saw depends on
             them: layers whose output the network doesn't use. They are as they were.
+        losses: combination -> its losses before and after, and which set was kept; empty where `safe` was off.
     """
 
     combinations: tuple[tuple[str, ...], ...]
@@ -56,6 +59,7 @@ class TrainingReport:
     metric: str | None = None
     higher_is_better: bool = False
     idle: tuple[str, ...] = ()
+    losses: Mapping[str, Losses] = field(default_factory=dict)
 
     @property
     def best(self) -> tuple[Epoch, ...]:
@@ -86,6 +90,19 @@ class TrainingReport:
         if self.idle:
             sites = ", ".join(dict.fromkeys(name.split(":")[0] for name in self.idle))
             yield f"without effect, since nothing the loss sees depends on them (exclude them, or leave them): {sites}"
+        yield from self._lines_of_losses()
+
+    def _lines_of_losses(self) -> Iterator[str]:
+        if not self.losses:
+            return
+        frozen, reached = (sum(getattr(one, name) for one in self.losses.values()) / len(self.losses)
+                           for name in ("frozen", "reached"))  # fmt: skip
+        floors = [one.floor for one in self.losses.values() if one.floor is not None]
+        floor = f", floor {floors[0]:.4f}" if floors else ""
+        yield f"loss of the frozen network {frozen:.4f}, reached {reached:.4f}{floor} (mean over combinations)"
+        for name, one in self.losses.items():
+            if one.is_worse:
+                yield f"{name}: training ended at {one.reached:.4f}, above the {_before(one)}; {_given_back(one)}"
 
     def _of(self, part: int) -> list[Epoch]:
         return [epoch for epoch in self.history if epoch.part == part]
@@ -93,6 +110,17 @@ class TrainingReport:
     def _best_of(self, part: int) -> Epoch:
         epochs = self._of(part)
         return epochs[-1] if self.metric is None else best_epoch(epochs, self.higher_is_better)
+
+
+def _before(one: Losses) -> str:
+    start = "" if one.start is None else f" and {one.start:.4f} at its start"
+    return f"{one.frozen:.4f} of the frozen network{start}"
+
+
+def _given_back(one: Losses) -> str:
+    if one.kept == "trained":
+        return "the set was kept, since the combinations share rows and are better on the mean"
+    return "the set that training began with was put back" if one.kept == "start" else "the set was put to the identity"
 
 
 def best_epoch(epochs: list[Epoch], higher_is_better: bool) -> Epoch:

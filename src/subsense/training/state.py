@@ -61,14 +61,19 @@ def load_state(folder: str | Path, facts: Facts) -> tuple[dict[str, Any], dict[s
     return header["position"], tensors
 
 
+def has_state(folder: str | Path) -> bool:
+    """Say whether a folder holds the state of a run."""
+    return (Path(folder) / FILE).exists()
+
+
 def check_vacant(folder: str | Path) -> None:
     """Refuse a folder that holds a state already: starting there would destroy it.
 
     Raises:
         TrainingError: names the ways out.
     """
-    if (path := Path(folder) / FILE).exists():
-        raise TrainingError(f"{path} holds the state of a run already: pass resume=True to go on, "
+    if has_state(folder):
+        raise TrainingError(f"{Path(folder) / FILE} holds the state of a run already: pass resume=True to go on, "
                             "or delete it or choose another folder to start anew")  # fmt: skip
 
 
