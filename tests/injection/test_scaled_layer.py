@@ -180,14 +180,14 @@ def test_a_padding_of_another_kind_is_left_to_the_hook(mode: str) -> None:
 
 
 class Same(nn.Module):
-    """Give what it got, the very tensor."""
+    """Give what it got, the very tensor, as long as its weight is one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(10))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x
+        return x if bool((self.weight == 1).all()) else x * self.weight
 
 
 def test_a_layer_that_hands_on_what_it_got_is_adapted_too() -> None:

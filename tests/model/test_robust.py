@@ -454,7 +454,8 @@ def test_another_network_behind_the_same_fill_and_call() -> None:
 
 def test_adapter_parameters_are_named_by_site_method_and_parameter() -> None:
     network = nn.ModuleDict({"a/b": nn.Linear(4, 2), "c": nn.Sequential(nn.Linear(6, 2))})
-    robust = adapt(network, TOWERS, method=["ssf", "lora"], fill={"left": "learned"}, sharing="additive")
+    options = {"call": "positional", "fill": {"left": "learned"}, "sharing": "additive"}
+    robust = adapt(network, TOWERS, method=["ssf", "lora"], **options)
     shapes = {name: tuple(parameter.shape) for name, parameter in robust.adapter_parameters().items()}
     assert shapes == {
         "a/b:ssf:scale": (2, 2),
