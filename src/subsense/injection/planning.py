@@ -83,6 +83,7 @@ class Plan:
         network_parameters: number of parameters of the network, tied ones counted once.
         adapters: the methods.
         declared: the user's own layer classes.
+        num_rows: bank rows of the model that the plan was made for; None: of no model, so it isn't known.
     """
 
     sites: tuple[Site, ...]
@@ -90,6 +91,7 @@ class Plan:
     network_parameters: int
     adapters: tuple[Adapter, ...]
     declared: tuple[Declaration, ...] = ()
+    num_rows: int | None = None
 
     @property
     def parameters_per_row(self) -> int:
@@ -111,7 +113,15 @@ class Plan:
             f"{len(self.sites)} sites, {self.parameters_per_row:,} parameters per bank row, "
             f"{format_share(self.share)} of the network's {self.network_parameters:,}"
         )
-        return "\n".join([table, "", total, *self._reach()])
+        return "\n".join([table, "", total, *self._rows(), *self._reach()])
+
+    def _rows(self) -> list[str]:
+        """Say what all bank rows together are, which is what a model trains and keeps."""
+        if self.num_rows is None:
+            return []
+        number = self.num_rows * self.parameters_per_row
+        share = format_share(number / max(1, self.network_parameters))
+        return [f"{self.num_rows} bank rows: {number:,} parameters in all, {share}"]
 
     def _reach(self) -> list[str]:
         if not self.out_of_reach:

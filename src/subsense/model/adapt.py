@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -93,5 +94,6 @@ def inject(
     network: nn.Module, plan: Plan, tensors: Mapping[str, Tensor], fill: Filling, router: Router, call: Call
 ) -> RobustModel:
     """Put adapters into a network, with these banks; everything was checked before."""
+    plan = replace(plan, num_rows=len(router.row_names))
     banks = Banks(plan, tensors, network)
     return RobustModel(network, plan, banks, fill, router, Injection(network, plan, banks), call)
