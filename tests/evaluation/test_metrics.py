@@ -12,6 +12,7 @@ from sklearn import metrics as sk
 
 from subsense.errors import MetricError
 from subsense.evaluation import metrics
+from subsense.evaluation.measure import select_scores
 from subsense.evaluation.metrics import METRICS
 
 ROWS, CLASSES = 97, 7
@@ -280,10 +281,10 @@ def test_another_number_of_classes_than_declared_is_refused():
 
 def test_scores_are_found_in_common_outputs():
     scores = torch.ones(2)
-    assert metrics.select_scores(scores) is scores
-    assert metrics.select_scores(type("Output", (), {"logits": scores})()) is scores
+    assert select_scores(scores) is scores
+    assert select_scores(type("Output", (), {"logits": scores})()) is scores
     with pytest.raises(MetricError, match=r"output is a tuple.*select=lambda"):
-        metrics.select_scores((scores,))
+        select_scores((scores,))
 
 
 def test_torchmetrics_is_imported_only_when_a_measure_is_used():

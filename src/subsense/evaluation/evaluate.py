@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from subsense.adapters import words_of
 from subsense.errors import InputError, closest
 from subsense.evaluation import metrics
+from subsense.evaluation.measure import Measure, select_scores
 from subsense.evaluation.results import AdapterFacts, Column, NetworkFacts, Results, Row
-from subsense.modalities import Combination, Modalities, Wanted
+from subsense.modalities import Combination, Modalities
+from subsense.modalities.declaration import Wanted
 from subsense.modalities.loaders import available, moved, split_labelled, take
 from subsense.model.filled import FilledNetwork
 from subsense.model.robust import RobustModel
@@ -36,7 +38,7 @@ def evaluate(
     robust: RobustModel,
     loader: Iterable[Any],
     *,
-    metric: str | Metric | metrics.Measure,
+    metric: str | Metric | Measure,
     combinations: Wanted = "all",
     columns: Collection[Column] = ("pretrained", "adapted"),
     dedicated: Given | None = None,
@@ -102,7 +104,7 @@ def evaluate(
         **{(one, name): other for name, other in others.items() for one in asked},
     }
     device = device_of(robust.network)
-    table = _Table(robust.modalities, metrics.build(metric).to(device), runs, asked, select or metrics.select_scores)
+    table = _Table(robust.modalities, metrics.build(metric).to(device), runs, asked, select or select_scores)
     with evaluating(robust, *modules.values(), *others.values()), torch.no_grad():
         for batch in _shown(loader, progress):
             inputs, target = split_labelled(batch)
@@ -117,7 +119,7 @@ class _Table:
     def __init__(
         self,
         modalities: Modalities,
-        measure: metrics.Measure,
+        measure: Measure,
         runs: Mapping[Cell, Runs],
         combinations: Collection[Combination],
         select: Callable[[Any], Tensor],

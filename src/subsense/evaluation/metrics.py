@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -16,152 +15,9 @@ from subsense.errors import MetricError, closest
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
+from subsense.evaluation.measure import Measure, Prepare, Unit
 
-Unit = Literal["fraction", "value"]
-Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Scores and target as the network and the data give them -> as torchmetrics wants them."""
-
-
-class Measure:
-    """Accumulate scores and targets over batches; give one number for all of them.
-
-    One object measures one thing: `fresh` makes an empty one of the same kind. Nothing is exchanged between processes;
-    each measures the rows that it saw.
-
-    Attributes:
-        name: what tables call it.
-        higher_is_better: whether more is better.
-        unit: ``"fraction"`` for 0..1, printed in percent, or ``"value"``, printed as it is.
-        convention: how it counts, in words, where the name alone leaves that open; results keep it.
-        num_not_finite: rows so far whose scores are NaN or infinite, see `are_finite`; with any, nothing is computed.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        make: Callable[[int], Metric],
-        prepare: Prepare,
-        *,
-        higher_is_better: bool,
-        unit: Unit,
-        convention: str = "",
-        finish: Callable[[Tensor], float] = float,
-        of_classes: bool = False,
-    ) -> None:
-        self.name = name
-        self.higher_is_better = higher_is_better
-        self.unit: Unit = unit
-        self.convention = convention
-        self._make = make
-        self._prepare = prepare
-        self._finish = finish
-        self._of_classes = of_classes
-        self.num_not_finite = 0
-        self._metric: Metric | None = None
-        self._device = torch.device("cpu")
-        self._is_empty = True
-
-    def __repr__(self) -> str:
-        return f"Measure({self.name!r})"
-
-    def fresh(self) -> Measure:
-        """Make an empty measure of the same kind, on the same device."""
-        facts: dict[str, Any] = {"higher_is_better": self.higher_is_better, "unit": self.unit}
-        facts |= {"convention": self.convention, "finish": self._finish, "of_classes": self._of_classes}
-        return Measure(self.name, self._make, self._prepare, **facts).to(self._device)
-
-    def to(self, device: torch.device | str) -> Measure:
-        """Move what was accumulated to a device, to which `update` brings its arguments. Return self."""
-        self._device = torch.device(device)
-        if self._metric is not None:
-            self._metric.to(self._device)
-        return self
-
-    @torch.no_grad()
-    def update(self, scores: Tensor, target: Tensor) -> None:
-        """Take in one batch.
-
-        Args:
-            scores: float (batch, class, ...) for measures of classes, or values of any shape.
-            target: int64 (batch, ...) of class indices, or as many values as in `scores`.
-
-        Raises:
-            MetricError: shapes or class indices that do not fit, with what was expected and found.
-        """
-        _check_tensors(self.name, scores, target)
-        self.num_not_finite += int((~are_finite(scores, self._of_classes)).sum())
-        try:
-            scores, target = self._prepare(scores.detach().to(self._device), target.to(self._device))
-        except MetricError as error:
-            shapes = f"scores {tuple(scores.shape)} and target {tuple(target.shape)}, {target.dtype}"
-            raise MetricError(f"metric {self.name!r}: {error}; found {shapes}") from None
-        self._is_empty = False
-        if scores.numel() and not self.num_not_finite:
-            self._ready(scores).update(scores, target)
-
-    def compute(self) -> float:
-        """Give the measure over everything since the start or the last `reset`.
-
-        NaN where it is undefined, such as the correlation of a constant, and where scores were NaN or infinite: the
-        class of NaN is no answer. Raise `MetricError` after no `update`.
-        """
-        if self._is_empty:
-            raise MetricError(f"metric {self.name!r}: nothing to compute, no batch was passed to `update`")
-        if self._metric is None or self.num_not_finite:
-            return float("nan")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchmetrics warns of a constant; the NaN says it
-            return self._finish(self._metric.compute())
-
-    def reset(self) -> None:
-        """Forget all batches."""
-        self._metric = None
-        self._is_empty = True
-        self.num_not_finite = 0
-
-    def _ready(self, scores: Tensor) -> Metric:
-        """Give the torchmetrics object, made when the first scores say how many classes there are."""
-        if self._metric is None:
-            self._metric = self._make(scores.shape[1] if scores.ndim > 1 else 1).to(self._device)
-        return self._metric
-
-
-def select_scores(output: Any) -> Tensor:
-    """Pick the tensor out of a network's output: the output itself, its ``.logits`` or its ``["logits"]``.
-
-    Raises:
-        MetricError: none of these; the caller has to say which it is, by ``select=``.
-
-    >>> select_scores({"logits": torch.ones(2)})
-    tensor([1., 1.])
-    """
-    scores = output
-    if isinstance(output, Mapping):
-        scores = output.get("logits")
-    elif not isinstance(output, Tensor):
-        scores = getattr(output, "logits", None)
-    if isinstance(scores, Tensor):
-        return scores
-    raise MetricError(
-        f"the network's output is a {type(output).__name__}, and which of its tensors to use isn't known: "
-        "pass select=, such as select=lambda output: output[0]"
-    )
-
-
-def are_finite(scores: Tensor, of_classes: bool = True) -> Tensor:
-    """Say which rows of scores (batch, ...) can be scored: bool (batch,).
-
-    Scores of classes (batch, class, ...) can where the best one is a finite number at every position, so that -inf may
-    rule classes out. Values can where all are finite.
-
-    >>> are_finite(torch.tensor([[0.2, float("-inf")], [float("nan"), 0.1]]))
-    tensor([ True, False])
-    """
-    values = scores.detach()[None] if not scores.dim() else scores.detach()
-    if not values.is_floating_point() or not values.numel():
-        return torch.ones(len(values), dtype=torch.bool, device=values.device)
-    best = values.amax(1) if of_classes and values.dim() > 1 else values
-    return best.isfinite().reshape(len(values), -1).all(1)
 
 
 def build(
@@ -192,12 +48,6 @@ def build(
     if isinstance(metric, str):
         return _build_named(metric, num_classes, ignore_index)
     return _wrap(metric, higher_is_better)
-
-
-def _check_tensors(name: str, scores: object, target: object) -> None:
-    if not isinstance(scores, Tensor) or not isinstance(target, Tensor):
-        found = f"{type(scores).__name__} and {type(target).__name__}"
-        raise MetricError(f"metric {name!r}: expected scores and target to be tensors, but found {found}")
 
 
 @dataclass(frozen=True)
@@ -318,7 +168,6 @@ _ALIASES = {
     "macro-f1": "f1",
     "pearson": "correlation",
 }
-
 METRICS: dict[str, str] = {name: kind.about for name, kind in _KINDS.items()} | {
     alias: f"another name of {name}" for alias, name in _ALIASES.items()
 }

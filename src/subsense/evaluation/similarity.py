@@ -12,7 +12,8 @@ from torch.nn.functional import cosine_similarity
 
 from subsense.errors import InputError
 from subsense.evaluation.evaluate import asked_for
-from subsense.modalities import Combination, Wanted
+from subsense.modalities import Combination
+from subsense.modalities.declaration import Wanted
 from subsense.modalities.loaders import available, moved, num_rows, split, take
 from subsense.model.robust import RobustModel
 from subsense.routing.placement import Placement

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from subsense.errors import OtherNetwork
 from subsense.evaluation.evaluate import evaluate
-from subsense.evaluation.metrics import select_scores
+from subsense.evaluation.measure import select_scores
 from subsense.evaluation.results import Column
 from subsense.integrations.objective import BatchLoss, Unused, batch_loss
 from subsense.modalities import CombinationLike

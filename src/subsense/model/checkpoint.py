@@ -15,14 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from subsense.adapters import Adapter, from_json, to_json
-from subsense.errors import (
-    CheckpointError,
-    DamagedFile,
-    ForeignTensor,
-    OtherModalities,
-    OtherNetwork,
-    PlanError,
-)
+from subsense.errors import CheckpointError, DamagedFile, ForeignTensor, OtherModalities, OtherNetwork, PlanError
 from subsense.injection.banks import bank_dtype, bank_names
 from subsense.injection.hooks import check_unadapted
 from subsense.injection.planning import Plan, plan

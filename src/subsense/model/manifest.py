@@ -12,12 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from subsense.adapters.layers.declare import AttentionClass, Declaration, LayerClass
-from subsense.errors import (
-    CheckpointError,
-    DamagedFile,
-    MissingFile,
-    OtherNetwork,
-)
+from subsense.errors import CheckpointError, DamagedFile, MissingFile, OtherNetwork
 from subsense.support.files import checksum, parse_object
 
 FORMAT = 1

@@ -16,8 +16,9 @@ from subsense.injection.forward_pass import Visitor
 from subsense.injection.hooks import Injection
 from subsense.injection.planning import Plan, Site
 from subsense.injection.saved_outputs import SavedOutputs
-from subsense.modalities import Combination, CombinationLike, Modalities, Wanted
+from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.calling import Call
+from subsense.modalities.declaration import Wanted
 from subsense.modalities.filling import Filling
 from subsense.modalities.inputs import Batch, Inputs, check_finite, read
 from subsense.model.execution import Execution

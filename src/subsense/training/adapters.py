@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from subsense.calibration import calibrate
 from subsense.errors import TrainingError
-from subsense.evaluation.metrics import Measure, build
-from subsense.modalities import Combination, CombinationLike, Wanted
+from subsense.evaluation.measure import Measure
+from subsense.evaluation.metrics import build
+from subsense.modalities import Combination, CombinationLike
+from subsense.modalities.declaration import Wanted
 from subsense.model.robust import RobustModel
 from subsense.training.loop import fit
 from subsense.training.losses import Distill, Loss, Objective, Select, make_objective

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from subsense.errors import TrainingError
-from subsense.evaluation.metrics import Measure
-from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities, Wanted
+from subsense.evaluation.measure import Measure
+from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities
 from subsense.modalities.calling import CallSpec, parse_call, spread_arguments
+from subsense.modalities.declaration import Wanted
 from subsense.modalities.filling import Filling
 from subsense.model.filled import FilledNetwork
 from subsense.model.robust import RobustModel

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from subsense.errors import ModalityError, TrainingError
-from subsense.modalities import Combination, CombinationLike, Modalities, Wanted
+from subsense.modalities import Combination, CombinationLike, Modalities
+from subsense.modalities.declaration import Wanted
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from subsense.errors import InputError, TrainingError
-from subsense.evaluation.metrics import Measure, select_scores
+from subsense.evaluation.measure import Measure, select_scores
 from subsense.modalities import Combination, Modalities
 from subsense.modalities.loaders import available, split, take
 from subsense.training.distributed import Processes

@@ -13,6 +13,7 @@ from torch import nn
 import subsense as ss
 from subsense.evaluation import metrics
 from subsense.evaluation.evaluate import adapter_facts, versions
+from subsense.evaluation.measure import Measure as MetricMeasure
 from subsense.evaluation.results import AdapterFacts
 from subsense.evaluation.results import Column as Measured
 from subsense.model.fingerprint import fingerprint
@@ -43,7 +44,7 @@ class Bench:
         return adapt_network(self.job, pretrained(self.job))
 
     @cached_property
-    def metric(self) -> metrics.Measure:
+    def metric(self) -> MetricMeasure:
         """Give what is measured."""
         data = self.job.data
         return metrics.build(self.job.recipe.evaluate.metric or data.metric, ignore_index=data.ignore_index)
