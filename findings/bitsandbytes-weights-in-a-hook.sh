@@ -10,9 +10,7 @@
 # Matters    adapters that scale a weight for a call, norms of weights by row (DoRA), and counts of features by
 #            weight.shape.
 # Source     bitsandbytes/nn/modules.py: Int8Params with SCB, Params4bit with quant_state.
-# subsense   refuses both ("a forward of its own"), and suggests LayerClass. Declared so, they can be planned and
-#            trained, and fold ends in a bare AttributeError: weights that aren't floating point should be refused when
-#            declared, too.
+# subsense   refuses both ("a forward of its own"), and refuses them when they are declared by LayerClass, too.
 
 set -euo pipefail
 dir=$(mktemp -d)

@@ -11,9 +11,9 @@
 #            epoch.
 # Source     torch/utils/data/_utils/collate.py goes over the keys of `batch[0]`; transformers/data/data_collator.py
 #            over `features[0]`. MONAI 1.6.1, torchio 1.2.1 and accelerate 1.15.0 (`utils.concatenate`) do the same.
-# subsense   takes an absent key for a missing modality. Where no batch has it, train's report says that no row was
-#            drawn for it, and evaluate counts 0 rows; where some batches have it, nothing can tell. Rows must carry
-#            every key, and `present`.
+# subsense   takes an absent key for a missing modality, so it can't tell. `ss.Collate` and `ss.Incomplete` make batches
+#            of such rows with `present`; under transformers' Trainer every row must carry every argument, and
+#            `present`. Where no batch has a modality, train's report says that no row was drawn for it.
 
 set -euo pipefail
 dir=$(mktemp -d)

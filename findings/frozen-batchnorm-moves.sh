@@ -14,8 +14,8 @@
 # Source     transformers Trainer.training_step (`model.train()`); Lightning's release notes of 2.2 (fit keeps modes);
 #            lightning/pytorch/callbacks/finetuning.py (`freeze(modules, train_bn=True)`, `track_running_stats =
 #            False`).
-# subsense   keeps its network in eval mode whatever mode the model is in, and refuses one whose norms were put into
-#            training mode by hand.
+# subsense   keeps its network in eval mode whatever mode the model is in, under both trainers, and refuses one whose
+#            norms were put into training mode by hand.
 
 set -euo pipefail
 dir=$(mktemp -d)

@@ -10,8 +10,8 @@
 # Matters    a server for networks with missing modalities has reason to return more than scores: what was missing,
 #            which set was used.
 # Source     litserve/api.py, LitAPI.unbatch and its default.
-# subsense   the plug for LitServe must bring its own batch (dicts to tensors and `present`) and unbatch, tested with a
-#            dict.
+# subsense   its own server (`subsense serve`) answers row by row with the combination that was served; who writes a
+#            LitAPI around an adapted network must write `unbatch`, too.
 
 set -euo pipefail
 dir=$(mktemp -d)

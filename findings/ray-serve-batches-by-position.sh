@@ -11,7 +11,8 @@
 # Matters    clients leave out what they lack: that is what a server for missing modalities is for.
 # Source     ray/serve/batching.py, _batch_args_kwargs: names are those of the first request's arguments, values by
 #            index.
-# subsense   a plug for Ray Serve must take one argument, a dict, and make tensors and `present` of the list itself.
+# subsense   has no plug for Ray Serve; whoever writes one takes a single argument, a dict, and makes the batch by
+#            `ss.Collate`.
 
 set -euo pipefail
 dir=$(mktemp -d)

@@ -10,8 +10,8 @@
 #            columns.
 # Source     Trainer.prediction_step makes a tuple of the outputs' values; nested_concat in trainer_pt_utils.py zips two
 #            tuples.
-# subsense   the plug for Trainer must return the same outputs for every combination; it should check the names of the
-#            first batch.
+# subsense   `for_trainer` hands `Trainer` one tensor of logits for every combination; `select` must pick one that all
+#            have.
 
 set -euo pipefail
 dir=$(mktemp -d)
