@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subsense.adapters.autograd import apply, is_plain
+from subsense.adapters.autograd import apply, is_bare, is_plain
 from subsense.adapters.sums import sums
 from subsense.support.torch_private import alias_of
 
@@ -66,8 +66,8 @@ def affine(x: Tensor, y: Tensor, gamma: Tensor | None, beta: Tensor | None, reca
 
 
 def _is_ordinary(y: Tensor, gamma: Tensor | None, beta: Tensor | None) -> bool:
-    """Say whether eager autograd runs, in the precision of the parameters; everything else gets plain operations."""
-    return is_plain() and all(one is None or one.dtype == y.dtype for one in (gamma, beta))
+    """Say whether eager autograd runs on torch's own tensors, in the parameters' precision; else: plain operations."""
+    return is_plain() and is_bare(y) and all(one is None or one.dtype == y.dtype for one in (gamma, beta))
 
 
 def _compute(y: Tensor, gamma: Tensor | None, beta: Tensor | None, target: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subsense.adapters.affine import Recall
+from subsense.adapters.autograd import is_bare
 from subsense.adapters.base import Adapter, Mix, Route
 from subsense.errors import UnsupportedLayer
 from subsense.injection.banks import Banks
@@ -60,6 +61,7 @@ class ForwardPass:
             return y
         if self.visitor is not None or self.route is not None:
             _check_tensors(site, x, y)
+            _check_features(site, y)
             self.busy = True
             try:
                 y = self.visitor(site, module, x, y) if self.visitor else self._chain(site, module, x, y, alone)
@@ -87,6 +89,10 @@ class ForwardPass:
             return None
         if not isinstance(x, Tensor) or self.dtype is None or not layer.pays(x, self.dtype):
             return None
+        if torch.is_grad_enabled() and not is_bare(x):
+            return None
+        if isinstance(layer, Normalising):  # it gives as many features as it sees
+            _check_features(site, x)
         assert self.route is not None
         mix = self.route.visit(site.key)
         sets = [(adapter, self._set(site, adapter, mix)) for adapter in site.adapters]
@@ -118,3 +124,19 @@ def _check_tensors(site: Site, x: Any, y: Any) -> None:
             f"{site.key} ({site.layer.class_name}): expected one tensor in and one out, but found "
             f"{type(x).__name__} and {type(y).__name__}; exclude=[{site.layer.path!r}]"
         )
+
+
+def _check_features(site: Site, y: Tensor) -> None:
+    """Raise for a layer that gives other features than it was declared with; norms without weights allow that."""
+    layer = site.layer
+    end = layer.axis + len(layer.features)
+    found = tuple(y.shape[layer.axis : end or None])
+    if found != layer.features:
+        raise UnsupportedLayer(
+            f"{site.key} ({layer.class_name}): declared with {_numbers(layer.features)} features, but it gives "
+            f"{_numbers(found)}; build it with {_numbers(found)}, or leave it out: exclude=[{layer.path!r}]"
+        )
+
+
+def _numbers(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "no"

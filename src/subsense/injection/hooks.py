@@ -19,6 +19,7 @@ from subsense.errors import LayerNeverCalled, PlanError, UnsupportedLayer
 from subsense.injection.attention import AdaptedAttention
 from subsense.injection.banks import Banks
 from subsense.injection.forward_pass import FoldedLayer, ForwardPass, Observed, Visitor
+from subsense.injection.fused_attention import plain_encoders
 from subsense.injection.planning import Plan, Site
 from subsense.injection.raw_weights import AdaptedForward
 from subsense.injection.saved_outputs import SavedOutputs
@@ -48,6 +49,7 @@ class Injection:
         # Made once: a compiled graph knows them, and stays valid when they come off and go on again.
         self._attentions = self._make_attentions()
         self._forwards: dict[nn.Module, Any] = {**self._attentions, **self._make_layers()}
+        self._forwards |= plain_encoders(network, (module for _, module in self._places()))
         self._hooks = self._make_hooks()
         self._handles: list[RemovableHandle] = []
         self.attach()
