@@ -22,9 +22,9 @@ def run(loss: Any, target: Any) -> None:
     ("loss", "message"),
     [
         (nn.CrossEntropyLoss, r"found the class CrossEntropyLoss itself. Pass an instance: loss=CrossEntropyLoss\(\)"),
-        ("crossentropy", "found 'crossentropy'. Did you mean loss=torch.nn.functional.cross_entropy"),
-        ("MSELoss", "Did you mean loss=torch.nn.functional.mse_loss"),
-        ("distil", "Did you mean loss='distill'"),
+        ("crossentropy", "found 'crossentropy'. Did you mean torch.nn.functional.cross_entropy"),
+        ("MSELoss", "Did you mean torch.nn.functional.mse_loss"),
+        ("distil", "Did you mean 'distill'"),
         ("zzz", "Pass a function, such as torch.nn.functional.cross_entropy"),
         (3, "but found 3"),
     ],

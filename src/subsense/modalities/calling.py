@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from subsense.errors import ModalityError, closest
+from subsense.errors import InputError, ModalityError, closest
 from subsense.modalities import AxisSpec, Modalities
-from subsense.modalities.inputs import Filled, named
+from subsense.modalities.inputs import Filled, Inputs, named
 
 CallFunction = Callable[[nn.Module, dict[str, Any]], Any]
 CallSpec = str | Mapping[str, str | Sequence[str]] | CallFunction
@@ -158,12 +158,62 @@ def _check_arguments(names: Sequence[str]) -> None:
             raise ModalityError(f"call: the argument {name!r} is named twice, and it can carry one input only")
 
 
+def gather(modalities: Modalities, call: Call, inputs: Inputs | Tensor | None, others: Mapping[str, Any]) -> Inputs:
+    """Give modality -> tensor, of whatever form a caller passed it in.
+
+    Args:
+        modalities: the declared ones.
+        call: how the network is called.
+        inputs: a mapping, or, for ``"channels"``, one tensor of all modalities (batch, channels, ...).
+        others: the inputs as keywords, by the names of modalities or of the arguments that carry them.
+
+    Raises:
+        InputError: both, or a tensor that can't be taken apart.
+
+    >>> modalities = Modalities({"image": "3", "text": {"ids": "L", "mask": "L"}})
+    >>> sorted(gather(modalities, Call("kwargs"), None, {"ids": 1, "mask": 2})["text"])
+    ['ids', 'mask']
+    """
+    if isinstance(inputs, Tensor):
+        return _unstack(modalities, call, inputs)
+    if inputs is not None or not others:
+        if others:
+            raise InputError(f"expected a mapping or keywords, but found both: {', '.join(others)} beside the mapping")
+        return inputs if inputs is not None else {}
+    owners = {
+        call.argument(name, part): (name, part) for name, modality in modalities.items() for part in modality.parts
+    }
+    found: dict[str, Any] = {}
+    for key, value in others.items():
+        name, part = (key, key) if key in modalities or key not in owners else owners[key]
+        if name == key or modalities[name].is_single:
+            found[name] = value
+        elif value is not None:
+            found.setdefault(name, {})[part] = value
+    return found
+
+
+def _unstack(modalities: Modalities, call: Call, stacked: Tensor) -> Inputs:
+    """Take a stacked tensor apart by the declared numbers of channels."""
+    parts = [(name, axes.sizes[0]) for name, modality in modalities.items() for axes in modality.parts.values()]
+    sizes = [size for _, size in parts if isinstance(size, int)]
+    if call.form != "channels" or len(sizes) < len(parts) or stacked.dim() < 2 or stacked.shape[1] != sum(sizes):
+        wanted = "a mapping of modality to tensor"
+        if call.form == "channels":
+            wanted += f", or one tensor (batch, {' + '.join(str(size) for _, size in parts)}, ...)"
+        raise InputError(f"expected {wanted}, but found a tensor of shape {tuple(stacked.shape)}")
+    pieces = iter(stacked.split(sizes, 1))
+    return named(
+        modalities, {name: tuple(next(pieces) for _ in modality.parts) for name, modality in modalities.items()}
+    )
+
+
 def check_signature(network: nn.Module, call: Call, modalities: Modalities) -> None:
     """Raise `ModalityError` where the network's `forward` has no argument of a name, or needs one that no modality is.
 
-    What can't be told (a function that calls the network, ``**kwargs``, a forward without a signature) passes.
+    What can't be told (a function that calls the network, ``**kwargs``, a forward without a signature, none) passes.
     """
-    if call.form != "kwargs":
+    if call.form != "kwargs" or type(network).forward is nn.Module.forward:
         return
     try:
         parameters = inspect.signature(network.forward).parameters

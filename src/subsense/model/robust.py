@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from subsense.adapters import Adapter
 from subsense.errors import InputError, ModalityError
 from subsense.injection.banks import Banks
 from subsense.injection.forward_pass import Visitor
 from subsense.injection.hooks import Injection
-from subsense.injection.planning import Plan, Site
+from subsense.injection.planning import Plan
 from subsense.injection.saved_outputs import SavedOutputs
 from subsense.modalities import Combination, CombinationLike, Modalities
-from subsense.modalities.calling import Call
+from subsense.modalities.calling import Call, gather
 from subsense.modalities.declaration import Wanted
 from subsense.modalities.filling import Filling
 from subsense.modalities.inputs import Batch, Inputs, check_finite, read
+from subsense.model.adapter_state import (
+    EXTRA,
+    AdapterRow,
+    adapter_set,
+    load_adapter_state,
+    restore_training_state,
+    training_state,
+)
+from subsense.model.complete import with_zero_gradients
 from subsense.model.execution import Execution
 from subsense.model.filled import FilledNetwork
 from subsense.model.fingerprint import fingerprint
@@ -90,12 +98,14 @@ class RobustModel(nn.Module):
     def memory(self, memory: str) -> None:
         self.injection.saved = SavedOutputs(memory)
 
-    def forward(self, inputs: Inputs, present: Tensor | None = None) -> Any:
+    def forward(self, inputs: Inputs | Tensor | None = None, present: Tensor | None = None, **others: Any) -> Any:
         """Give the network's own output, whatever is missing.
 
         Args:
             inputs: modality -> tensor (batch, *axes); a modality that is absent or None is missing in every row. An
-                entry ``"present"`` is used where the argument is None.
+                entry ``"present"`` is used where the argument is None. With ``call="channels"`` also the stacked
+                tensor, all modalities present.
+            others: the same as keywords, ``robust(**inputs)``, by the names of modalities or of their arguments.
             present: bool (batch, modality): which modalities each row has. A value that is passed for a missing
                 modality is never read.
 
@@ -104,9 +114,12 @@ class RobustModel(nn.Module):
             UntrainedCombination: nothing was trained for what is present (in eval mode, policy ``"error"``).
             LayerNeverCalled: a site that the network never reaches.
         """
-        batch = self._read(inputs, present)
+        batch = self._read(gather(self.modalities, self.call, inputs, others), present)
         with self.execution.hold():
-            return self.execution.run(self.fill(batch), batch, self.training)
+            output = self.execution.run(self.fill(batch), batch, self.training)
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return with_zero_gradients(output, self.adapter_parameters().values())
+        return output
 
     def pretrained(self, inputs: Inputs, present: Tensor | None = None) -> Any:
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
@@ -165,10 +178,8 @@ class RobustModel(nn.Module):
 
         Banks are ``site:adapter:parameter`` (bank row, ...), learned fills ``fill.modality.part``.
         """
-        fills = {
-            f"fill.{name}": value for name, value in self.fill.stand_ins().items() if isinstance(value, nn.Parameter)
-        }
-        return self.banks.named() | fills
+        tensors = self._adapter_tensors()
+        return {name: one for name, one in tensors.items() if isinstance(one, nn.Parameter)}
 
     def select(self, combinations: Wanted) -> tuple[Combination, ...]:
         """Give those of the combinations with adapter sets that are asked for: ``"all"``, one, or several.
@@ -191,26 +202,40 @@ class RobustModel(nn.Module):
         used = self.router.rows(self.select(combinations))
         return torch.tensor([row in used for row in range(len(self.router.row_names))])
 
-    def adapter_set(self, combination: CombinationLike) -> list[tuple[Site, Adapter, dict[str, Tensor]]]:
+    def adapter_set(self, combination: CombinationLike) -> list[AdapterRow]:
         """Give what the route selects for a combination: one parameter set for each adapter at each site.
 
         The complete combination has none. Where the combination was not trained, the policy decides.
         """
-        code = self.router.substitute(self.modalities.code(combination), training=False)
-        if code == self.router.complete:
-            return []
-        weights = self.router.uniform(code, device_of(self.banks)).weights[0]
-        used = weights.nonzero().flatten()
-        return [
-            (site, adapter, adapter.merge({name: bank.detach()[used] for name, bank in banks.items()}, weights[used]))
-            for site in self.plan.sites
-            for adapter in site.adapters
-            for banks in [self.banks.of(site, adapter)]
-        ]
+        return adapter_set(self.plan, self.banks, self.router, self.modalities.code(combination))
 
     def mark_trained(self, combinations: Wanted) -> None:
         """Say that the bank rows of these combinations have been trained: ``"all"``, one combination, or several."""
         self.router.trained_rows |= self.router.rows(self.select(combinations))
+
+    def get_extra_state(self) -> Tensor:
+        """Give which bank rows are trained, and the policy, for `state_dict`."""
+        return training_state(self.router)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take over what `get_extra_state` gave."""
+        restore_training_state(self.router, state)
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state.setdefault(prefix + EXTRA, self.get_extra_state())  # that of 0.1.0 doesn't say what is trained
+        super()._load_from_state_dict(state, prefix, *rest)
+
+    def adapter_state_dict(self) -> dict[str, Tensor]:
+        """Give what `state_dict` has, without the network: adapter parameters, stand-ins, which sets are trained."""
+        own = {name: tensor.detach() for name, tensor in self._adapter_tensors().items()}
+        return own | {EXTRA: self.get_extra_state()}
+
+    def load_adapter_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `adapter_state_dict` gave; `CheckpointError`, and nothing changed, where it doesn't fit."""
+        load_adapter_state(self.router, self._adapter_tensors(), state)
+
+    def _adapter_tensors(self) -> dict[str, Tensor]:
+        return self.banks.named() | {f"fill.{name}": tensor for name, tensor in self.fill.stand_ins().items()}
 
     def network_fingerprint(self) -> str:
         """Give a hash of the network's `state_dict`: names, shapes, dtypes, bytes."""
