@@ -248,11 +248,7 @@ def _nearest_loss(loss: object) -> str:
         "distill": "'distill'"
     }
     near = get_close_matches(loss.lower().replace("_", "").removesuffix("loss"), known, 1)
-    return (
-        f" Did you mean {known[near[0]]}?"
-        if near
-        else " Pass a function, such as torch.nn.functional.cross_entropy"
-    )
+    return f" Did you mean {known[near[0]]}?" if near else " Pass a function, such as torch.nn.functional.cross_entropy"
 
 
 def _described(value: Any) -> str:
