@@ -6,15 +6,14 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from subsense.errors import ResultsError, closest
+from subsense.evaluation import wording
 from subsense.support.files import make_folder, write_atomically
-from subsense.support.tables import format_share, format_table
 
 FORMAT = 3
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -31,8 +30,6 @@ COLUMNS: dict[Column, str] = {
     "fine_tuned": "fine-tuned",
 }
 """The columns of every result, and the words for them. A comparison of methods has one more for each."""
-
-ABSENT = "–"
 
 
 class _Frozen(BaseModel):
@@ -181,133 +178,46 @@ class Results(_Frozen):
         values = {column: row.value(column) for column in (*COLUMNS, *self.compared)}
         return [column for column, value in values.items() if value is not None and not math.isfinite(value)]
 
-    def cell(self, row: Row, column: str) -> str:
-        """Write a cell of the tables: its value, or how many of the outputs were NaN or infinite."""
-        count = row.not_finite.get(column)
-        return f"NaN in {count:,} of {row.count:,}" if count else self.show(row.value(column))
-
-    def show(self, value: float | None) -> str:
-        """Write a value as in the tables: percent with one digit, or three digits; a dash where there is none."""
-        if value is None:
-            return ABSENT
-        return f"{100 * value:.1f}" if self.unit == "fraction" and math.isfinite(value) else f"{value:.3f}"
-
     @property
     def common_count(self) -> int | None:
         """Give how many rows of data every combination was measured on; None where that differs."""
         counts = {row.count for row in self.rows}
         return counts.pop() if len(counts) == 1 else None
 
-    def _rows_in_words(self) -> str:
-        counts = [row.count for row in self.rows]
-        if self.common_count is not None:
-            return f"{self.common_count:,} for each combination"
-        return f"{min(counts, default=0):,} to {max(counts, default=0):,}: those that have all of a combination"
-
-    def _unscored_in_words(self) -> str:
-        lost = [f"{row.combination} ({', '.join(map(self.heading, found))})"
-                for row in self.rows if (found := self.unscored(row))]  # fmt: skip
-        return f"no finite value, left out of the means: {', '.join(lost)}" if lost else ""
-
-    @property
-    def measure(self) -> str:
-        """Name the metric with its unit and direction, as headings do."""
-        unit = " in %" if self.unit == "fraction" else ""
-        return f"{self.metric}{unit}, {'more' if self.higher_is_better else 'less'} is better"
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """Say in words, by heading, what was measured and how."""
-        network = self.network
-        adapters = {"adapters": self.adapter, **self.compared}
-        fills = dict.fromkeys(adapter.fill for adapter in adapters.values() if adapter)
-        return {
-            "measure": self.measure,
-            **({"counting": self.convention} if self.convention else {}),
-            "network": f"{network.name}, {network.num_parameters:,} parameters, {_shorten(network.fingerprint)}",
-            **{name: self._adapter_in_words(adapter) for name, adapter in adapters.items() if adapter},
-            "missing": f"filled with {' or '.join(fills)}",
-            "rows": self._rows_in_words(),
-            **({"not scored": text} if (text := self._unscored_in_words()) else {}),
-            "seed": "not given" if self.seed is None else str(self.seed),
-            "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()) or "not recorded",
-        }
-
-    def _adapter_in_words(self, adapter: AdapterFacts) -> str:
-        total = self.network.num_parameters
-        share = f" ({format_share(adapter.num_per_row / total)} of it)" if total else ""
-        return (
-            f"{adapter.method}, {adapter.sharing} sharing: {adapter.num_rows} rows of "
-            f"{adapter.num_per_row:,} parameters{share}, {adapter.num_total:,} in all"
-        )
-
     @property
     def measured(self) -> tuple[Row, ...]:
         """Give the rows with the `summary`, where there is one, at their end."""
         return (*self.rows, *([self.summary] if self.summary else []))
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Give header and cells as texts: combination, the columns that hold values, recovery in percent.
-
-        The number of rows measured stands in a second column where it differs between combinations, and in `facts`
-        where it does not. After the `rows` comes the `summary`, where there is one. A comparison ends with the recovery
-        of the summary and the parameters of each method.
-        """
-        rows = self.measured
-        columns = {"combination": [row.combination for row in rows]}
-        if self.common_count is None:
-            columns["count"] = [f"{row.count:,}" for row in self.rows] + [""] * (len(rows) - len(self.rows))
-        for column in self.columns:
-            columns[self.heading(column)] = [self.cell(row, column) for row in rows]
-        if self.shows_recovery:
-            columns["recovery"] = [show_share(self.recovery(row)) for row in rows]
-        return list(columns), [*map(list, zip(*columns.values(), strict=True)), *self.footers()]
 
     @property
     def shows_recovery(self) -> bool:
         """Say whether the recovery of the adapted column has a column of its own."""
         return "dedicated" in self.columns and ("adapted" in self.columns or not self.compared)
 
+    def cell(self, row: Row, column: str) -> str:
+        """Write a cell of the tables, see `subsense.evaluation.wording.cell`."""
+        return wording.cell(self, row, column)
+
+    @property
+    def measure(self) -> str:
+        """Name the metric with its unit and direction, as headings do."""
+        return wording.measure(self)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Say in words, by heading, what was measured and how."""
+        return wording.facts(self)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Give header and cells as texts, see `subsense.evaluation.wording.table`."""
+        return wording.table(self)
+
     def footers(self) -> list[list[str]]:
-        """Give the lines that end a comparison: how much of the mean each method recovers, and what it costs."""
-        if not self.compared:
-            return []
-        footers: dict[str, Callable[[str], str]] = {
-            "parameters (set)": self._per_row,
-            "parameters (all)": self._in_all,
-        }
-        if self.summary and "dedicated" in self.columns:
-            footers = {"recovery (mean)": partial(self._recovered, self.summary)} | footers
-        pads = [""] * (self.common_count is None)
-        ends = [""] * self.shows_recovery
-        return [[title, *pads, *map(show, self.columns), *ends] for title, show in footers.items()]
-
-    def _recovered(self, row: Row, column: str) -> str:
-        is_given = column in ("pretrained", "dedicated")  # 0 and 1 by definition
-        return ABSENT if is_given else show_share(self.recovery(row, column))
-
-    def _adapter(self, column: str) -> AdapterFacts | None:
-        return self.adapter if column == "adapted" else self.compared.get(column)
-
-    def _per_row(self, column: str) -> str:
-        adapter = self._adapter(column)
-        if adapter:
-            return f"{adapter.num_per_row:,}"
-        return ABSENT if column == "pretrained" else f"{self.network.num_parameters:,}"
-
-    def _in_all(self, column: str) -> str:
-        """Count what has to be kept besides the pretrained network."""
-        adapter = self._adapter(column)
-        if adapter:
-            return f"{adapter.num_total:,}"
-        num_networks = {"fine_tuned": 1, "dedicated": sum(row.dedicated is not None for row in self.rows)}
-        return f"{self.network.num_parameters * num_networks[column]:,}" if column in num_networks else ABSENT
+        """Give the lines that end a comparison, see `subsense.evaluation.wording.footers`."""
+        return wording.footers(self)
 
     def __str__(self) -> str:
-        title = [self.title] if self.title else []
-        width = max(10, *(len(name) + 2 for name in self.compared)) if self.compared else 10
-        facts = [f"{name:<{width}}{text}" for name, text in self.facts.items() if name != "versions"]
-        return "\n".join([*title, *facts, "", format_table(*self.table(), rule_before=[len(self.rows)])])
+        return wording.text(self)
 
     __repr__ = __str__
 
@@ -342,21 +252,6 @@ class Results(_Frozen):
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
             raise ResultsError(f"{source}: not whole results of format {FORMAT}: {faults}") from None
-
-
-def show_share(value: float | None) -> str:
-    """Write a recovery in percent; a dash where there is none."""
-    return ABSENT if value is None else f"{value:.0%}"
-
-
-def _shorten(fingerprint: str) -> str:
-    """Keep twelve digits, after the algorithm's name where there is one.
-
-    >>> _shorten("xxh3:0123456789abcdef"), _shorten("0123456789abcdef")
-    ('xxh3:0123456789ab', '0123456789ab')
-    """
-    algorithm, colon, digits = fingerprint.rpartition(":")
-    return algorithm + colon + digits[:12]
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from subsense.evaluation.results import Results, Row, show_share
+from subsense.evaluation.results import Results, Row
+from subsense.evaluation.wording import show_share
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 PRETRAINED, ADAPTED, LOST, DEDICATED, FINE_TUNED = "#8a8f98", "#0072B2", "#D55E00", "#111111", "#E69F00"

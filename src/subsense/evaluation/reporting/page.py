@@ -11,7 +11,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from subsense.evaluation.reporting.examples import Examples
-from subsense.evaluation.results import COLUMNS, Results, Row, show_share
+from subsense.evaluation.results import COLUMNS, Results, Row
+from subsense.evaluation.wording import show_share
 from subsense.support.tables import format_share
 
 TEMPLATES = Path(__file__).parent / "templates"

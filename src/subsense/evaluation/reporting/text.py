@@ -7,7 +7,8 @@ import io
 import re
 from collections.abc import Sequence
 
-from subsense.evaluation.results import ABSENT, COLUMNS, Results, Row
+from subsense.evaluation.results import COLUMNS, Results, Row
+from subsense.evaluation.wording import ABSENT
 
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import subsense as ss
 from subsense.evaluation.evaluate import adapter_facts, versions
-from subsense.evaluation.results import ABSENT
+from subsense.evaluation.wording import ABSENT
 from subsense.recipes.run.cache import Cell
 from subsense.recipes.run.columns import Bench, Column, adapted_column
 from subsense.recipes.schema import Contender, Fit, Recipe

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import subsense as ss
 from subsense.evaluation.finding import Chart, Finding, Mark, Series
-from subsense.evaluation.results import COLUMNS, Column, show_share
+from subsense.evaluation.results import COLUMNS, Column
+from subsense.evaluation.wording import show_share
 from subsense.recipes.experiments.common import Cells, axis, facts, is_worse, mean, own_column, scaled, show
 from subsense.recipes.run.columns import Bench, dedicated_column, fill_column, fine_tuned_column, pretrained_column
 from subsense.recipes.run.job import Job
