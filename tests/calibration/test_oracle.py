@@ -235,3 +235,47 @@ def test_additive_rows_are_one_least_squares() -> None:
         expected = design @ np.linalg.lstsq(design, rest, rcond=None)[0]
         found = np.concatenate([(found - own)[:, channel] for own, found, _ in cases])
         np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+class Three(nn.Module):
+    """(batch, 3) three times -> (batch, 5): a layer that sees all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one = nn.Linear(9, 6), nn.Linear(6, 5)
+
+    def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        return self.one(torch.tanh(self.first(torch.cat([a, b, c], 1))))
+
+
+def additive(method: object) -> tuple[Array, list[tuple[Array, Array, list[float]]]]:
+    """Give the goal, and for each combination the layer's own output, the adapted one, and what is missing."""
+    torch.manual_seed(0)
+    names = "abc"
+    net = Three().double()
+    inputs = {name: torch.randn(40, 3, dtype=torch.float64) for name in names}
+    robust = ss.adapt(net, dict.fromkeys(names, "3:float64"), method=method, sharing="additive", include=["one"])
+    ss.calibrate(robust, [inputs], held_out=0.0, positions=None, ridge=0.0, progress=False)
+    cases = []
+    for combination in robust.combinations:
+        given = only(inputs, combination)
+        own, found = (site_rows(robust, given, -1, adapted) for adapted in (False, True))
+        cases.append((own, found, [float(name not in combination) for name in names]))
+    return site_rows(robust, inputs, -1, False), cases
+
+
+def test_additive_rows_of_full_rank_meet_the_normal_equations() -> None:
+    """What is left is orthogonal, for each row, to all that the row can do where it counts."""
+    goal, cases = additive([ss.LoRA(5), "shift"])
+    for row in range(3):
+        left = [np.vstack([own.T, np.ones(len(own))]) @ (goal - found) for own, found, missing in cases if missing[row]]
+        np.testing.assert_allclose(sum(left), 0, atol=1e-7)
+
+
+def test_additive_rows_of_low_rank_lie_between_shift_and_full() -> None:
+    errors = []
+    for method in ("shift", [ss.LoRA(1), "shift"], [ss.LoRA(2), "shift"], [ss.LoRA(5), "shift"]):
+        goal, cases = additive(method)
+        errors.append(sum(np.square(goal - found).sum() for _, found, _ in cases))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[1] < 0.99 * errors[0]
