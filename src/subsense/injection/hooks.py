@@ -20,6 +20,7 @@ from subsense.injection.attention import AdaptedAttention
 from subsense.injection.banks import Banks
 from subsense.injection.forward_pass import FoldedLayer, ForwardPass, Observed, Visitor
 from subsense.injection.fused_attention import plain_encoders
+from subsense.injection.generating import Generating
 from subsense.injection.planning import Plan, Site
 from subsense.injection.raw_weights import AdaptedForward
 from subsense.injection.saved_outputs import SavedOutputs
@@ -52,6 +53,7 @@ class Injection:
         self._forwards |= plain_encoders(network, (module for _, module in self._places()))
         self._hooks = self._make_hooks()
         self._handles: list[RemovableHandle] = []
+        self._generating = Generating(network, self.may_generate)
         self.attach()
 
     def attach(self) -> None:
@@ -63,16 +65,22 @@ class Injection:
         ]
         for module, forward in self._forwards.items():
             vars(module).setdefault("forward", forward)  # somebody else's, put on meanwhile, calls this one
+        self._generating.attach()
 
     def detach(self) -> None:
         """Take every hook off."""
         if self.attached:
             self.attached = False
+            self._generating.detach()
             for handle in self._handles:
                 handle.remove()
             for module, forward in self._forwards.items():
                 if vars(module).get("forward") is forward:
                     del module.forward
+
+    def may_generate(self) -> bool:
+        """Say whether the model is calling the network, or adapters are off."""
+        return self.running is not None or not self.attached
 
     @contextmanager
     def paused(self) -> Iterator[None]:
