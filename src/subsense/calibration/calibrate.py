@@ -15,7 +15,8 @@ from subsense.calibration.recorder import OutputSums, Recorder, outputs_of
 from subsense.calibration.report import CalibrationReport, OutputRecovery
 from subsense.calibration.rows import cut, read_rows
 from subsense.calibration.samples import Sampler
-from subsense.calibration.solver import Capture, Goals, Runs, Settings, Solver, Visit
+from subsense.calibration.solver import Settings, Solver
+from subsense.calibration.visits import Capture, Goals, Runs, Visit
 from subsense.errors import CalibrationError
 from subsense.injection.planning import Site
 from subsense.modalities import Combination, CombinationLike

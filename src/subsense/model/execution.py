@@ -102,7 +102,8 @@ class Execution:
 
     def visit(self, filled: Filled, visitor: Visitor) -> Any:
         """Run the network, without gradients; a visitor says what each site gives, in turn."""
-        with torch.no_grad(), plain_attention(), self.injection.visited(visitor):
+        self.before.check_modes()
+        with self.hold(), torch.no_grad(), plain_attention(), self.injection.visited(visitor):
             return self.call(self.network, self.modalities, filled)
 
     def locate(self, filled: Filled) -> Located:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from subsense.errors import InputError, ModalityError
+from subsense.errors import InputError
 from subsense.injection.banks import Banks
 from subsense.injection.forward_pass import Visitor
 from subsense.injection.hooks import Injection
@@ -114,7 +114,7 @@ class RobustModel(nn.Module):
             UntrainedCombination: nothing was trained for what is present (in eval mode, policy ``"error"``).
             LayerNeverCalled: a site that the network never reaches.
         """
-        batch = self._read(gather(self.modalities, self.call, inputs, others), present)
+        batch = _read(self, gather(self.modalities, self.call, inputs, others), present)
         with self.execution.hold():
             output = self.execution.run(self.fill(batch), batch, self.training)
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -123,7 +123,7 @@ class RobustModel(nn.Module):
 
     def pretrained(self, inputs: Inputs, present: Tensor | None = None) -> Any:
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
-        batch = self._read(inputs, present)
+        batch = _read(self, inputs, present)
         with self.execution.hold():
             return self.execution.plain(self.fill(batch))
 
@@ -132,11 +132,10 @@ class RobustModel(nn.Module):
 
         Args:
             inputs: as for `forward`; all rows lack the same modalities.
-            adapted: as the adapters change it; otherwise what the frozen network has there on filled inputs. With
-                everything present that is the same.
+            adapted: as the adapters change it; otherwise what the frozen network has there on filled inputs.
 
         Returns:
-            Site -> its outputs, one for each time the network calls it, as the layer shapes them.
+            Site -> its outputs, one for each time the network calls it.
 
         Raises:
             InputError: rows that lack different modalities.
@@ -152,9 +151,7 @@ class RobustModel(nn.Module):
 
     def visit(self, batch: Batch, visitor: Visitor) -> Any:
         """Run the network on a checked batch, without gradients; a visitor says what each site gives, in turn."""
-        self.execution.before.check_modes()
-        with self.execution.hold():
-            return self.execution.visit(self.fill(batch), visitor)
+        return self.execution.visit(self.fill(batch), visitor)
 
     def filled(self, network: nn.Module) -> FilledNetwork:
         """Put another network behind the same fill and the same call, without adapters: a baseline."""
@@ -174,28 +171,13 @@ class RobustModel(nn.Module):
         return self
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """Give what is trained, by name.
-
-        Banks are ``site:adapter:parameter`` (bank row, ...), learned fills ``fill.modality.part``.
-        """
+        """Give what is trained: banks, ``site:adapter:parameter`` (bank row, ...), and ``fill.modality.part``."""
         tensors = self._adapter_tensors()
         return {name: one for name, one in tensors.items() if isinstance(one, nn.Parameter)}
 
     def select(self, combinations: Wanted) -> tuple[Combination, ...]:
-        """Give those of the combinations with adapter sets that are asked for: ``"all"``, one, or several.
-
-        Raises:
-            ModalityError: an unknown combination, the complete one, or one without an adapter set.
-        """
-        if isinstance(combinations, str) and combinations == "all":
-            return self.combinations
-        asked = self.modalities.select(combinations)
-        if lacking := [str(one) for one in asked if one not in self.combinations]:
-            raise ModalityError(
-                f"combinations: {', '.join(lacking)} have no adapter set; those that have one are "
-                f"{', '.join(map(str, self.combinations))}; adapt(combinations=...) chooses them"
-            )
-        return asked
+        """Give those of the combinations with adapter sets that are asked for, see `Router.select`."""
+        return self.router.select(combinations)
 
     def bank_rows(self, combinations: Wanted) -> Tensor:
         """Give which bank rows the combinations use: bool (bank row,)."""
@@ -203,10 +185,7 @@ class RobustModel(nn.Module):
         return torch.tensor([row in used for row in range(len(self.router.row_names))])
 
     def adapter_set(self, combination: CombinationLike) -> list[AdapterRow]:
-        """Give what the route selects for a combination: one parameter set for each adapter at each site.
-
-        The complete combination has none. Where the combination was not trained, the policy decides.
-        """
+        """Give one parameter set for each adapter at each site; none for the complete combination."""
         return adapter_set(self.plan, self.banks, self.router, self.modalities.code(combination))
 
     def mark_trained(self, combinations: Wanted) -> None:
@@ -247,25 +226,20 @@ class RobustModel(nn.Module):
         self.execution.before.restore()
         return self.network
 
-    @contextmanager
-    def no_adapters(self) -> Iterator[None]:
+    def no_adapters(self) -> AbstractContextManager[None]:
         """Leave the network for a while exactly as it was before `adapt`, frozen and in eval mode."""
-        with self.execution.no_adapters():
-            yield
+        return self.execution.no_adapters()
 
     def locate(self, inputs: Inputs) -> Located:
-        """Find out where each site has the rows of a batch; done by itself at the first mixed batch.
-
-        Args:
-            inputs: any inputs, as for `forward`.
-        """
+        """Find out from any inputs where each site has the rows of a batch; done by itself at the first mixed batch."""
         filled = self.fill(read(self.modalities, inputs))
         with self.execution.hold():
             return self.execution.locate(filled)
 
-    def _read(self, inputs: Inputs, present: Tensor | None) -> Batch:
-        batch = read(self.modalities, inputs, present)
-        self.execution.before.check_modes()
-        if self.check_inputs and not torch.compiler.is_compiling():
-            check_finite(self.modalities, batch)
-        return batch
+
+def _read(robust: RobustModel, inputs: Inputs, present: Tensor | None) -> Batch:
+    batch = read(robust.modalities, inputs, present)
+    robust.execution.before.check_modes()
+    if robust.check_inputs and not torch.compiler.is_compiling():
+        check_finite(robust.modalities, batch)
+    return batch

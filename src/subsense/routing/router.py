@@ -13,6 +13,7 @@ from torch import Tensor
 
 from subsense.errors import ModalityError, PlanError, UntrainedCombination, closest
 from subsense.modalities import Combination, CombinationLike, Modalities
+from subsense.modalities.declaration import Wanted
 from subsense.routing.choice import Choice
 from subsense.routing.placement import Placement
 from subsense.routing.route import Route
@@ -48,6 +49,22 @@ class Router:
     def row_names(self) -> tuple[str, ...]:
         """Name the bank rows: combinations (independent), or the modality that is missing (additive)."""
         return tuple(map(str, self.combinations)) if self.sharing == "independent" else self.modalities.names
+
+    def select(self, combinations: Wanted) -> tuple[Combination, ...]:
+        """Give those of the combinations with adapter sets that are asked for: ``"all"``, one, or several.
+
+        Raises:
+            ModalityError: an unknown combination, the complete one, or one without an adapter set.
+        """
+        if isinstance(combinations, str) and combinations == "all":
+            return self.combinations
+        asked = self.modalities.select(combinations)
+        if lacking := [str(one) for one in asked if one not in self.combinations]:
+            raise ModalityError(
+                f"combinations: {', '.join(lacking)} have no adapter set; those that have one are "
+                f"{', '.join(map(str, self.combinations))}; adapt(combinations=...) chooses them"
+            )
+        return asked
 
     def rows(self, combinations: Iterable[CombinationLike]) -> frozenset[int]:
         """Give the bank rows which the combinations use; raise `ModalityError` where one has none."""

@@ -16,13 +16,10 @@ from subsense.errors import TrainingError
 from subsense.support.modules import modes_kept
 from subsense.training.distributed import Processes
 from subsense.training.report import Epoch, TrainingReport, best_epoch
-from subsense.training.run import Position, Run, length_of
+from subsense.training.run import Position, Run, facts_of, length_of
 from subsense.training.seeding import random_state_kept, seed_everything, seed_loader
 from subsense.training.state import check_vacant, load_state, save_state
 from subsense.training.step import Stepper
-
-PASSING = ("folder", "resume", "save_every", "progress", "log_with")
-"""Options that may differ when a run goes on: they don't change what comes out."""
 
 
 def fit(run: Run) -> TrainingReport:
@@ -51,7 +48,7 @@ class _Loop:
         self._optimizer_state: dict[str, Tensor] = {}
         self._stepper: Stepper | None = None
         self._idle: set[str] | None = None
-        self._facts = self._gather_facts(length)
+        self._facts = facts_of(run, length, self._processes.count)
 
     def run(self) -> TrainingReport:
         """Train what is left to train."""
@@ -89,7 +86,7 @@ class _Loop:
     def _train_epoch(self, stepper: Stepper) -> None:
         position, waiting = self._position, 0
         self._trainee.train()
-        for batch in self._batches():
+        for batch in _batches(self._loader, self._options.seed, position.epoch, position.batch):
             stepper.add(batch, position)
             position.batch += 1
             waiting = (waiting + 1) % self._options.accumulate
@@ -134,25 +131,6 @@ class _Loop:
         if validation is None:
             return None
         return validation.evaluate(self._trainee, combinations, self._processes, self._options.seed)
-
-    def _batches(self) -> Iterator[Any]:
-        """Yield the epoch's batches; those before the position are fetched and passed over.
-
-        All processes fetch under the same seed, since their samplers have to agree.
-        """
-        seed, epoch, first = self._options.seed, self._position.epoch, self._position.batch
-        seed_loader(self._loader, epoch, seed, "loader")
-        seed_everything(seed, "epoch", epoch)
-        iterator, index = iter(self._loader), 0
-        while True:
-            seed_everything(seed, "fetch", epoch, index)
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            if index >= first:
-                yield batch
-            index += 1
 
     # ------------------------------------------------------------------------------------------------ what is known
 
@@ -206,23 +184,6 @@ class _Loop:
     def _forget(self) -> None:
         self._trainee.module.zero_grad(set_to_none=True)
 
-    def _gather_facts(self, length: int | None) -> dict[str, Any]:
-        """Say what this run is; a state that was kept under other facts isn't its own."""
-        run = self._run
-        options = {name: value for name, value in asdict(run.options).items() if name not in PASSING}
-        return {
-            **run.facts,
-            **options,
-            "modalities": run.trainee.modalities.spec,
-            "combinations": [[str(combination) for combination in part.combinations] for part in run.parts],
-            "weights": [part.drawer.weights.tolist() for part in run.parts],
-            "loss": run.objective.describe(),
-            "validation": run.validation and run.validation.name,
-            "batches": length,
-            "processes": self._processes.count,
-            "parameters": {name: list(tensor.shape) for name, tensor in self._tensors().items()},
-        }
-
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         if self._options.folder is None:
             return None
@@ -253,3 +214,22 @@ class _Loop:
 
     def _seconds(self) -> float:
         return self._position.seconds + time.monotonic() - self._started
+
+
+def _batches(loader: Any, seed: int, epoch: int, first: int) -> Iterator[Any]:
+    """Yield an epoch's batches from `first` on; those before are fetched and passed over.
+
+    All processes fetch under the same seed, since their samplers have to agree.
+    """
+    seed_loader(loader, epoch, seed, "loader")
+    seed_everything(seed, "epoch", epoch)
+    iterator, index = iter(loader), 0
+    while True:
+        seed_everything(seed, "fetch", epoch, index)
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        if index >= first:
+            yield batch
+        index += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from subsense.errors import TrainingError
@@ -14,6 +14,9 @@ from subsense.training.sampling import Drawer
 from subsense.training.state import Facts
 from subsense.training.trainee import Trainee
 from subsense.training.validation import Validation
+
+PASSING = ("folder", "resume", "save_every", "progress", "log_with")
+"""Options that may differ when a run goes on: they don't change what comes out."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,24 @@ class Position:
 
     def __str__(self) -> str:
         return f"step {self.step + 1} (epoch {self.epoch + 1}, batch {self.batch + 1})"
+
+
+def facts_of(run: Run, num_batches: int | None, num_processes: int) -> dict[str, Any]:
+    """Say what a run is, as JSON data; a state that was kept under other facts isn't its own."""
+    options = {name: value for name, value in asdict(run.options).items() if name not in PASSING}
+    tensors = {**run.trainee.parameters, **run.trainee.buffers()}
+    return {
+        **run.facts,
+        **options,
+        "modalities": run.trainee.modalities.spec,
+        "combinations": [[str(combination) for combination in part.combinations] for part in run.parts],
+        "weights": [part.drawer.weights.tolist() for part in run.parts],
+        "loss": run.objective.describe(),
+        "validation": run.validation and run.validation.name,
+        "batches": num_batches,
+        "processes": num_processes,
+        "parameters": {name: list(tensor.shape) for name, tensor in tensors.items()},
+    }
 
 
 def check_loader(name: str, loader: Any, schedule: str = "constant") -> None:
