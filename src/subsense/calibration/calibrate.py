@@ -57,7 +57,8 @@ def calibrate(
             Rows that lack something are left out, since it isn't known what they give with everything present.
         rows: complete rows to read, the first ones; None: all.
         rank: highest rank of low-rank methods; None: each method's own.
-        ridge: penalty on all but shifts, relative to the mean variance of what the adapter acts on.
+        ridge: penalty on all but shifts, relative to the mean variance of what the adapter acts on. 0 with fewer rows
+            than channels goes through those rows, and may be far off beside them.
         combinations: those to calibrate; by default all that have adapters.
         held_out: share of the rows that nothing is fitted on and that the report is measured on; 0: it has no shares.
         positions: most positions (pixels, tokens) of a site that are used, drawn evenly over all rows; None: all.
