@@ -80,6 +80,7 @@ def fold(
     ('Sum', torch.Size([2, 3]))
     """
     present = robust.modalities.combination(combination)
+    robust.injection.check_in_place()
     if (onnx or export) and example is None:
         raise FoldError("fold: writing ONNX or torch.export needs `example`, inputs such as the network will get")
     given = _present(present, example)

@@ -52,6 +52,8 @@ class Injection:
         self._forwards: dict[nn.Module, Any] = {**self._attentions, **self._make_layers()}
         self._forwards |= plain_encoders(network, (module for _, module in self._places()))
         self._hooks = self._make_hooks()
+        modules = dict(network.named_modules(remove_duplicate=False))
+        self._there = [(path, modules[path]) for site in plan.sites for path in site.modules]
         self._handles: list[RemovableHandle] = []
         self._generating = Generating(network, self.may_generate)
         self.attach()
@@ -143,6 +145,16 @@ class Injection:
                 f"use the weights directly); leave them out: exclude={names}"
             )
 
+    def check_in_place(self) -> None:
+        """Raise `PlanError` where a layer that was adapted isn't in the network any more: its adapters can't act."""
+        now = dict(self.network.named_modules(remove_duplicate=False))
+        if gone := [path for path, module in self._there if now.get(path) is not module]:
+            raise PlanError(
+                f"{', '.join(gone)}: replaced since `adapt` (fused, quantised or converted), so its adapters can't "
+                "act; put it back, or detach, change the network, and adapt it then; to fuse or quantise what is "
+                "trained, fold first: subsense.fold gives a network without adapters"
+            )
+
     def adapt(self, site: Site, module: nn.Module, x: Any, y: Any, alone: bool = True) -> Any:
         """Give a site's adapted output from its input and output; `alone`: no one else has seen the output."""
         if self.running is None:
@@ -189,8 +201,11 @@ class SiteHook:
     def __init__(self, injection: Injection, site: Site | None) -> None:
         self.injection, self.site = injection, site
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
         """Give the adapted output, unless the layer's forward has done so."""
+        if len(rest) < 2:  # no keywords: torch's fusing has moved the hook to a layer of its own
+            self.injection.check_in_place()
+        kwargs, output = rest
         running = self.injection.running
         if self.site is None:
             return output

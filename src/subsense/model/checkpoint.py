@@ -76,6 +76,7 @@ def save(robust: RobustModel, folder: str | Path) -> None:
     >>> [str(one) for one in robust.combinations]
     ['left', 'right']
     """
+    robust.injection.check_in_place()
     folder = make_folder(folder)
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
     name = _file_name(checksum_of_bytes(data))

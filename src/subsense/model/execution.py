@@ -183,10 +183,17 @@ class Execution:
         output, is_lost = self._run(filled, route)
         if is_lost:  # a kept output was changed in place, as it never was before: now it is known
             output, _ = self._run(filled, route.again())
-        if not torch.compiler.is_compiling() and not self.is_checked:  # in this order: a graph must not depend on it
+        if not torch.compiler.is_compiling():
+            self._check(route)
+        return output
+
+    def _check(self, route: Route) -> None:
+        """Find out whether adapters acted wherever they are to: once for all, and where one is silent, why."""
+        if len(route.calls) < len(self.plan.sites):
+            self.injection.check_in_place()
+        if not self.is_checked:
             self.injection.check_called(route.calls)
             self.is_checked = True
-        return output
 
     def _run(self, filled: Filled, route: Route) -> tuple[Any, bool]:
         with plain_attention(), self.injection.using(route) as running:
