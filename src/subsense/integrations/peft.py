@@ -53,6 +53,7 @@ def to_peft(robust: RobustModel, combination: CombinationLike, folder: str | Pat
         raise PlanError(f"to_peft: {robust.modalities.complete} has no adapter set; the network runs as it is")
     modules = dict(robust.network.named_modules())
     tensors: dict[str, Tensor] = {}
+    rank, alpha = 0, 0.0
     for site, adapter, row in rows:
         if not isinstance(adapter, LoRA):
             raise PlanError(
@@ -62,14 +63,14 @@ def to_peft(robust: RobustModel, combination: CombinationLike, folder: str | Pat
         _check_place(site, modules[site.layer.path])
         for path in site.modules:
             tensors |= _pair(path, row, modules[path])
-    rank = next(iter(row["down"].shape[0] for _, _, row in rows))
+        rank, alpha = row["down"].shape[0], adapter.factor * row["down"].shape[0]
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": base_model,
         "task_type": None,
         "inference_mode": True,
         "r": rank,
-        "lora_alpha": rows[0][1].factor * rank,  # type: ignore[attr-defined]
+        "lora_alpha": alpha,
         "target_modules": sorted({path for site, _, _ in rows for path in site.modules}),
         "lora_dropout": 0.0,
         "bias": "none",

@@ -92,7 +92,7 @@ class RobustAPI(ls.LitAPI):  # type: ignore[misc]
         """Give the rows as they are: `predict` puts together what has equal shapes."""
         return inputs
 
-    def predict(self, x: Any, **_: Any) -> list[dict[str, Any]]:
+    def predict(self, x: Any, **_: Any) -> Any:
         """Answer each row."""
         self._reload()
         rows = list(x) if self.max_batch_size > 1 else [x]
@@ -103,7 +103,7 @@ class RobustAPI(ls.LitAPI):  # type: ignore[misc]
         for numbers in _alike(rows):
             for number, answer in zip(numbers, self._answer([rows[one] for one in numbers]), strict=True):
                 answers[number] = answer
-        return answers if self.max_batch_size > 1 else answers[0]  # type: ignore[return-value]
+        return answers if self.max_batch_size > 1 else answers[0]
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Give an answer for each row."""
