@@ -125,7 +125,7 @@ class RobustModel(nn.Module):
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
         batch = _read(self, inputs, present)
         with self.execution.hold():
-            return self.execution.plain(self.fill(batch))
+            return self.execution.pretrained(self.fill(batch), batch)
 
     def features(self, inputs: Inputs, *, adapted: bool = True) -> dict[str, list[Tensor]]:
         """Give what every site gives on the way to the output, without gradients.
@@ -151,7 +151,7 @@ class RobustModel(nn.Module):
 
     def visit(self, batch: Batch, visitor: Visitor) -> Any:
         """Run the network on a checked batch, without gradients; a visitor says what each site gives, in turn."""
-        return self.execution.visit(self.fill(batch), visitor)
+        return self.execution.visit(self.fill(batch), visitor, batch.present)
 
     def filled(self, network: nn.Module) -> FilledNetwork:
         """Put another network behind the same fill and the same call, without adapters: a baseline."""
