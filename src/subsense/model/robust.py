@@ -15,6 +15,7 @@ from subsense.injection.forward_pass import Visitor
 from subsense.injection.hooks import Injection
 from subsense.injection.planning import Plan
 from subsense.injection.saved_outputs import SavedOutputs
+from subsense.injection.wrapped import check_unsharded
 from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.calling import Call, gather
 from subsense.modalities.declaration import Wanted
@@ -240,6 +241,8 @@ class RobustModel(nn.Module):
 def _read(robust: RobustModel, inputs: Inputs, present: Tensor | None) -> Batch:
     batch = read(robust.modalities, inputs, present)
     robust.execution.before.check_modes()
+    if not torch.compiler.is_compiling():
+        check_unsharded(robust)
     if robust.check_inputs and not torch.compiler.is_compiling():
         check_finite(robust.modalities, batch)
     return batch
