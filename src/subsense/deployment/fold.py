@@ -15,6 +15,7 @@ from subsense.adapters import Adapter
 from subsense.adapters.layers.layer import Layer, Slot
 from subsense.deployment.drop_absent import draw_example, drop, present_arguments
 from subsense.deployment.export import compare, write_export, write_onnx
+from subsense.deployment.keeping import guard_keeping
 from subsense.errors import FoldError
 from subsense.injection.planning import Site
 from subsense.modalities import Combination, CombinationLike
@@ -48,6 +49,10 @@ def fold(
     ``plain(x)``, ``plain([x])``, ``plain({"rgb": x})``, as the network is called. The number of rows is free; every
     other size is that of the example, and another is refused, because constants depend on it. It is checked against the
     folded network on 1, 2 and 5 rows.
+
+    A transformers network is read back as its config says: where folding gave it a bias that the config lacks, or other
+    values to one of two tied weights, its `save_pretrained` raises `FoldError`. ``method=["scale", "bitfit"]`` shifts
+    only where there is a bias.
 
     Args:
         robust: the adapted network; it and its network stay as they are.
@@ -91,6 +96,7 @@ def fold(
         folded = copy.deepcopy(robust.network)
     for _, rows in groupby(adapters, key=lambda one: one[0].key):
         _fold_site(folded, list(rows))
+    guard_keeping(robust.network, folded)
     if given is None:
         return folded
     _check(robust, folded, given)

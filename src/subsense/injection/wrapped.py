@@ -5,6 +5,7 @@ Each is refused with what to do instead; none is skipped in silence.
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from subsense.errors import PlanError
@@ -41,6 +42,26 @@ def check_wrappers(network: nn.Module) -> None:
         wrapping = (reason for cls, reason in wrappers.items() if isinstance(module, cls))
         if reason := next(wrapping, None) or _compiling(module):
             raise PlanError(f"{path or 'the network'} ({type(module).__name__}): {reason}")
+
+
+_SHARDED = ("torch.distributed.fsdp:FullyShardedDataParallel", "torch.distributed.fsdp:FSDPModule")
+_DISTRIBUTED = ("torch.distributed.tensor:DTensor",)
+
+
+def check_unsharded(model: nn.Module) -> None:
+    """Raise `PlanError` where an adapted network, or its adapters, were split between processes after `adapt`."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return
+    wrappers, tensors = (tuple(loaded(dict.fromkeys(places, ""))) for places in (_SHARDED, _DISTRIBUTED))
+    for path, module in model.named_modules():
+        own = [*module.parameters(recurse=False)]
+        if isinstance(module, wrappers) or any(isinstance(one, tensors) for one in own):
+            raise PlanError(
+                f"{path or 'the model'} ({type(module).__name__}): its weights were split between processes after "
+                "`adapt` (fully_shard, FSDP or a DTensor), which adapters can't work within: processes would train "
+                "different sets. Adapt the network whole in every process, and use plain processes: subsense.train, or "
+                "DistributedDataParallel around the model that `adapt` gave; adapters are small"
+            )
 
 
 def _compiling(module: nn.Module) -> str | None:

@@ -14,7 +14,8 @@ from subsense.errors import InputError, ModalityError, closest
 from subsense.modalities import AxisSpec, Modalities
 from subsense.modalities.inputs import Filled, Inputs, named
 
-CallFunction = Callable[[nn.Module, dict[str, Any]], Any]
+CallFunction = Callable[..., Any]
+"""``(network, inputs) -> output``, or ``(network, inputs, present) -> output``."""
 CallSpec = str | Mapping[str, str | Sequence[str]] | CallFunction
 FORMS = ("kwargs", "positional", "list", "dict", "channels")
 
@@ -27,11 +28,18 @@ class Call:
         form: one of ``"kwargs"``, ``"positional"``, ``"list"``, ``"dict"``, ``"channels"``, ``"function"``.
         arguments: for ``"kwargs"``: (modality, part) -> argument name, where it isn't the part's own name.
         function: for ``"function"``: ``(network, inputs) -> output``.
+        is_told: whether the function has an argument `present`, in which it is told what each row has.
     """
 
     form: str
     arguments: Mapping[tuple[str, str], str] = field(default_factory=dict)
     function: CallFunction | None = None
+    is_told: bool = False
+
+    @property
+    def needs_groups(self) -> bool:
+        """Say whether rows that differ must run in groups: a function may look at stand-ins, a row can't be told."""
+        return self.function is not None and not self.is_told
 
     @property
     def spec(self) -> str | dict[str, list[str]]:
@@ -81,8 +89,25 @@ class Call:
         tensors = dict(zip(keys, flat, strict=True))
         return named(modalities, {name: tuple(tensors[name, part] for part in modalities[name].parts) for name in like})
 
-    def __call__(self, network: nn.Module, modalities: Modalities, tensors: Filled) -> Any:
-        """Call the network on filled tensors and give back its own output."""
+    def rows(self, modalities: Modalities, tensors: Filled, code: int) -> Tensor | None:
+        """Give what rows have that all have the same, bool (batch, modality); None where nobody is told."""
+        if not self.is_told:
+            return None
+        bits = [bool(code >> bit & 1) for bit in range(len(modalities))]
+        return torch.tensor(bits).expand(len(next(iter(tensors.values()))[0]), -1)
+
+    def __call__(
+        self, network: nn.Module, modalities: Modalities, tensors: Filled, present: Tensor | None = None
+    ) -> Any:
+        """Call the network on filled tensors and give back its own output.
+
+        `present`, bool (batch, modality), is for a function that is told; None stands for everything.
+        """
+        if self.function is not None and self.is_told:
+            first = next(iter(tensors.values()))[0]
+            if present is None:
+                present = torch.ones(len(first), len(modalities), dtype=torch.bool)
+            return self.function(network, named(modalities, tensors), present=present.to(first.device))
         if self.function is not None:
             return self.function(network, named(modalities, tensors))
         args, kwargs = self.arrange(modalities, tensors)
@@ -95,7 +120,8 @@ def parse_call(call: CallSpec, modalities: Modalities) -> Call:
     Args:
         call: ``"kwargs"`` (an argument is named as its modality), ``"positional"``, ``"list"``, ``"dict"``,
             ``"channels"`` (one tensor, modalities stacked along the channel axis in declared order), modality ->
-            argument names, or a callable ``(network, inputs) -> output``.
+            argument names, or a callable ``(network, inputs) -> output``. One with an argument `present` gets what
+            each row has, bool (batch, modality), modalities as declared; for any other, rows that differ run in groups.
 
     Raises:
         ModalityError: an unknown form or modality, a wrong number of names, modalities that can't be stacked.
@@ -103,7 +129,7 @@ def parse_call(call: CallSpec, modalities: Modalities) -> Call:
     if isinstance(call, Mapping):
         return Call("kwargs", _arguments(call, modalities))
     if callable(call):
-        return Call("function", function=call)
+        return Call("function", function=call, is_told=_takes_present(call))
     if call not in FORMS:
         raise ModalityError(
             f"call: expected one of {', '.join(FORMS)}, a mapping of modality to argument names, or a "
@@ -114,6 +140,13 @@ def parse_call(call: CallSpec, modalities: Modalities) -> Call:
     if call == "channels":
         _check_channels(modalities)
     return Call(call)
+
+
+def _takes_present(function: CallFunction) -> bool:
+    try:
+        return "present" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def spread_arguments(spec: Mapping[str, AxisSpec], call: CallSpec) -> dict[str, AxisSpec]:

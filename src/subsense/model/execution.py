@@ -94,17 +94,22 @@ class Execution:
         """Give what every site gives, for rows that all have the modalities of the bit mask, without gradients."""
         served = self.router.substitute(code, training)
         if not adapted or served == self.router.complete:
-            return {site: list(found) for site, found in self.observe(filled).items() if site != OUTPUT}
+            return {site: list(found) for site, found in self.observe(filled, code).items() if site != OUTPUT}
         device = next(iter(filled.values()))[0].device
         with torch.no_grad(), self.injection.observing() as observed:
-            self._adapted(filled, self.router.uniform(served, device))
+            self._adapted(filled, self.router.uniform(served, device), self.call.rows(self.modalities, filled, code))
         return observed
 
-    def visit(self, filled: Filled, visitor: Visitor) -> Any:
+    def visit(self, filled: Filled, visitor: Visitor, present: Tensor) -> Any:
         """Run the network, without gradients; a visitor says what each site gives, in turn."""
         self.before.check_modes()
+        if self.call.needs_groups and bool((present != present[:1]).any()):
+            raise InputError(
+                "calibrating runs several combinations as one batch, and the function that calls the network isn't "
+                "told what each row has; give it an argument for that: call=lambda network, inputs, present: ..."
+            )
         with self.hold(), torch.no_grad(), plain_attention(), self.injection.visited(visitor):
-            return self.call(self.network, self.modalities, filled)
+            return self.call(self.network, self.modalities, filled, present)
 
     def locate(self, filled: Filled) -> Located:
         """Find out where each site has the rows of a batch."""
@@ -120,9 +125,10 @@ class Execution:
     def _uniform(self, filled: Filled, code: int, device: torch.device, training: bool) -> Any:
         served = self.router.substitute(code, training)
         self._mark([served], training)
+        present = self.call.rows(self.modalities, filled, code)
         if served == self.router.complete:
-            return self.plain(filled)
-        return self._adapted(filled, self.router.uniform(served, device))
+            return self.plain(filled, present)
+        return self._adapted(filled, self.router.uniform(served, device), present)
 
     def _mixed(self, filled: Filled, batch: Batch, training: bool) -> Any:
         codes = batch.codes(self.modalities)
@@ -131,13 +137,41 @@ class Execution:
         if located is None:
             located = self.locate(filled)
             self.injection.check_called(located.placements)
-        if located.unknown([site.key for site in self.plan.sites]) or self._groups_are_cheaper(filled, served):
+        if self.call.function is not None and self._must_group(filled, served):
+            return self._grouped(filled, codes, batch.device, training)
+        if self._must_group(filled, served):
             return self._grouped(filled, served, batch.device, training)
         self._mark(served, training)
-        return self._adapted(filled, self.router.mixed(served, batch.device, self._placements()))
+        return self._adapted(filled, self.router.mixed(served, batch.device, self._placements()), batch.present)
 
-    def _grouped(self, filled: Filled, served: Sequence[int], device: torch.device, training: bool) -> Any:
-        places = self._placements().get(OUTPUT, ())
+    def _must_group(self, filled: Filled, served: Sequence[int]) -> bool:
+        assert self.located is not None
+        return (
+            self.call.needs_groups
+            or bool(self.located.unknown([site.key for site in self.plan.sites]))
+            or self._groups_are_cheaper(filled, served)
+        )
+
+    def _grouped(self, filled: Filled, codes: Sequence[int], device: torch.device, training: bool) -> Any:
+        self._check_output()
+        return run_grouped(
+            lambda part, code: self._uniform(part, code, device, training),
+            filled,
+            codes,
+            self._placements().get(OUTPUT, ()),
+        )
+
+    def pretrained(self, filled: Filled, batch: Batch) -> Any:
+        """Give the frozen network's output, no adapter acting; in groups where its function must not see mixed rows."""
+        if batch.code is not None or not self.call.needs_groups or torch.compiler.is_compiling():
+            return self.plain(filled, batch.present)
+        if self.located is None:
+            self.locate(filled)
+        self._check_output()
+        codes = batch.codes(self.modalities)
+        return run_grouped(lambda part, _: self.plain(part), filled, codes, self._placements().get(OUTPUT, ()))
+
+    def _check_output(self) -> None:
         if self.located is not None and OUTPUT in self.located.not_finite:
             self.located = None  # other rows may tell
             raise NotFinite(
@@ -145,7 +179,6 @@ class Execution:
                 "they hold, so it can't be told which rows of its output are whose; pass rows with the same modalities "
                 "together to see for which it gives numbers: model.pretrained(inputs) of one combination at a time"
             )
-        return run_grouped(lambda part, code: self._uniform(part, code, device, training), filled, served, places)
 
     def _groups_are_cheaper(self, filled: Filled, served: Sequence[int]) -> bool:
         """Say whether one combination after the other is faster: large groups on a CPU, where batching saves nothing.
@@ -172,17 +205,23 @@ class Execution:
                 "a graph with `present` needs to know where rows are inside the network: call the model once with "
                 "a mixed batch, or model.locate(inputs), before compiling it"
             )
+        if self.call.needs_groups:
+            raise InputError(
+                "a graph with `present` can't run rows in groups, and the function that calls the network isn't told "
+                "what each row has; give it an argument for that: call=lambda network, inputs, present: ..., or leave "
+                "`present` out of the graph: one combination at a time"
+            )
         present = batch.present.to(batch.device)
-        return self._adapted(filled, self.router.dynamic(present, self._placements(), training))
+        return self._adapted(filled, self.router.dynamic(present, self._placements(), training), present)
 
     def _placements(self) -> Mapping[str, Sequence[Any]]:
         assert self.located is not None
         return self.located.placements
 
-    def _adapted(self, filled: Filled, route: Route) -> Any:
-        output, is_lost = self._run(filled, route)
+    def _adapted(self, filled: Filled, route: Route, present: Tensor | None) -> Any:
+        output, is_lost = self._run(filled, route, present)
         if is_lost:  # a kept output was changed in place, as it never was before: now it is known
-            output, _ = self._run(filled, route.again())
+            output, _ = self._run(filled, route.again(), present)
         if not torch.compiler.is_compiling():
             self._check(route)
         return output
@@ -195,18 +234,19 @@ class Execution:
             self.injection.check_called(route.calls)
             self.is_checked = True
 
-    def _run(self, filled: Filled, route: Route) -> tuple[Any, bool]:
+    def _run(self, filled: Filled, route: Route, present: Tensor | None) -> tuple[Any, bool]:
         with plain_attention(), self.injection.using(route) as running:
-            output = self.call(self.network, self.modalities, filled)
+            output = self.call(self.network, self.modalities, filled, present)
             return output, bool(running.watched) and running.settle(output_tensors(output))
 
-    def plain(self, filled: Filled) -> Any:
+    def plain(self, filled: Filled, present: Tensor | None = None) -> Any:
         if torch.compiler.is_compiling():
-            return self.call(self.network, self.modalities, filled)
+            return self.call(self.network, self.modalities, filled, present)
         with self.injection.paused(), self.before.kernels(filled):
-            return self.call(self.network, self.modalities, filled)
+            return self.call(self.network, self.modalities, filled, present)
 
-    def observe(self, filled: Filled) -> Mapping[str, Sequence[Tensor]]:
+    def observe(self, filled: Filled, code: int | None = None) -> Mapping[str, Sequence[Tensor]]:
+        present = None if code is None else self.call.rows(self.modalities, filled, code)
         with evaluating(self.network), torch.no_grad(), plain_attention(), self.injection.observing() as observed:
-            output = self.call(self.network, self.modalities, filled)
+            output = self.call(self.network, self.modalities, filled, present)
         return observed | {OUTPUT: output_tensors(output)}

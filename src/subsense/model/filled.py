@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from subsense.modalities import Modalities
 from subsense.modalities.calling import Call
 from subsense.modalities.filling import Filling
 from subsense.modalities.inputs import Filled, Inputs, read
+from subsense.routing.groups import output_tensors, run_grouped
+from subsense.routing.locate import locate
+from subsense.support.modules import evaluating
+
+OUTPUT = "(output)"
 
 
 class FilledNetwork(nn.Module):
@@ -37,4 +43,14 @@ class FilledNetwork(nn.Module):
 
     def forward(self, inputs: Inputs, present: Tensor | None = None) -> Any:
         """Give the network's output on filled inputs; see `RobustModel.forward`."""
-        return self.call(self.network, self.modalities, self.fill_in(inputs, present))
+        batch = read(self.modalities, inputs, present)
+        filled = self.fill(batch)
+        if batch.code is not None or not self.call.needs_groups or torch.compiler.is_compiling():
+            return self.call(self.network, self.modalities, filled, batch.present)
+        places = locate(self._observe, filled, OUTPUT).placements.get(OUTPUT, ())
+        codes = batch.codes(self.modalities)
+        return run_grouped(lambda part, _: self.call(self.network, self.modalities, part), filled, codes, places)
+
+    def _observe(self, filled: Filled) -> dict[str, list[Tensor]]:
+        with evaluating(self.network), torch.no_grad():
+            return {OUTPUT: output_tensors(self.call(self.network, self.modalities, filled))}

@@ -15,6 +15,7 @@ from subsense.injection.forward_pass import Visitor
 from subsense.injection.hooks import Injection
 from subsense.injection.planning import Plan
 from subsense.injection.saved_outputs import SavedOutputs
+from subsense.injection.wrapped import check_unsharded
 from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.calling import Call, gather
 from subsense.modalities.declaration import Wanted
@@ -125,7 +126,7 @@ class RobustModel(nn.Module):
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
         batch = _read(self, inputs, present)
         with self.execution.hold():
-            return self.execution.plain(self.fill(batch))
+            return self.execution.pretrained(self.fill(batch), batch)
 
     def features(self, inputs: Inputs, *, adapted: bool = True) -> dict[str, list[Tensor]]:
         """Give what every site gives on the way to the output, without gradients.
@@ -151,7 +152,7 @@ class RobustModel(nn.Module):
 
     def visit(self, batch: Batch, visitor: Visitor) -> Any:
         """Run the network on a checked batch, without gradients; a visitor says what each site gives, in turn."""
-        return self.execution.visit(self.fill(batch), visitor)
+        return self.execution.visit(self.fill(batch), visitor, batch.present)
 
     def filled(self, network: nn.Module) -> FilledNetwork:
         """Put another network behind the same fill and the same call, without adapters: a baseline."""
@@ -240,6 +241,8 @@ class RobustModel(nn.Module):
 def _read(robust: RobustModel, inputs: Inputs, present: Tensor | None) -> Batch:
     batch = read(robust.modalities, inputs, present)
     robust.execution.before.check_modes()
+    if not torch.compiler.is_compiling():
+        check_unsharded(robust)
     if robust.check_inputs and not torch.compiler.is_compiling():
         check_finite(robust.modalities, batch)
     return batch
