@@ -26,7 +26,7 @@ class Recorder(nn.Module):
 
 
 def arrange(call: Any, spec: dict[str, Any], inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return adapt(Recorder(), spec, call=call)(inputs)
+    return adapt(Recorder(), spec, call=call).eval()(inputs)
 
 
 def images(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -41,7 +41,8 @@ def test_names_of_the_data_and_constants() -> None:
     assert fills["text"] == ss.Constant(NAMED["text"]["empty-string"], "empty-string")
     assert fills["rgb"] == ss.Constant(0.5, "the constant 0.5")
     modalities = ss.Modalities({"rgb": "3", "audio": {"wave": "4", "mask": "2:bool"}})
-    filled = ss.adapt(torch.nn.Linear(1, 1), modalities, fill={"audio": fills["audio"]}).fill
+    options = {"fill": {"audio": fills["audio"]}, "call": "positional"}
+    filled = ss.adapt(torch.nn.Linear(1, 1), modalities, **options).fill
     assert filled.stand_ins()["audio.mask"].tolist() == [True, False]
 
 

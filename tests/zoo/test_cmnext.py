@@ -289,7 +289,7 @@ def test_trains_for_several_missing_modalities_at_once():
     before = robust.network_fingerprint()
     inputs, target = images(MCUBES), torch.randint(4, (3, 32, 48), generator=torch.Generator().manual_seed(1))
     report = ss.train(
-        robust, [(inputs, target)] * 3, loss=nn.functional.cross_entropy, epochs=1, lr=0.01, progress=False
+        robust, [(inputs, target)] * 3, loss=nn.functional.cross_entropy, epochs=1, lr=0.01, progress=False, safe=False
     )
     assert report.steps == 3
     assert robust.network_fingerprint() == before

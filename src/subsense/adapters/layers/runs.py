@@ -48,6 +48,7 @@ LAYER_NORM, RMS_NORM, BATCH_NORM = Run(_layer_norm), Run(_rms_norm), Run(_batch_
 def convolution(module: Any) -> Run | None:
     """Give how a convolution is run; None where its padding is no plain one.
 
+    >>> import torch
     >>> convolution(torch.nn.Conv2d(1, 1, 3, stride=2)).stride
     4
     >>> convolution(torch.nn.Conv2d(1, 1, 3, padding="same"))
