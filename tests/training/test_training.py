@@ -726,7 +726,7 @@ def test_a_stopped_run_with_worker_processes_ends_in_the_same_bits(tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)]
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parents[1]), str(tmp_path)]
     for saves in (3, 10, 20):
         kill_after(saves, command, tmp_path / "training.safetensors")
     torch.set_num_threads(1)
@@ -965,7 +965,7 @@ def test_two_processes_agree_and_draw_different_combinations(tmp_path: Path) -> 
     # What `accelerate launch` runs for several GPUs; for several CPU processes it would want MPI.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*launch, str(script), str(Path(__file__).parent), str(tmp_path)],
+        [*launch, str(script), str(Path(__file__).parents[1]), str(tmp_path)],
         capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
