@@ -153,7 +153,7 @@ def test_the_training_loop_takes_it(architecture: Architecture, options: dict[st
     def loss(output: Any, target: Tensor) -> Tensor:
         return (architecture.scores(output) - target).square().mean()
 
-    report = ss.train(robust, [(inputs, target)] * 4, loss=loss, epochs=1, progress=False)
+    report = ss.train(robust, [(inputs, target)] * 4, loss=loss, epochs=1, progress=False, safe=False)
     assert report.steps == 4
     assert set(robust.trained) == set(robust.combinations)
     assert robust.network_fingerprint() == before
