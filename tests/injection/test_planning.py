@@ -224,7 +224,7 @@ def parametrized(name: str) -> nn.Module:
 
 def replaced() -> nn.Module:
     layer = nn.Linear(4, 4)
-    layer.forward = lambda x: x  # type: ignore[method-assign]
+    layer.forward = lambda x: x
     return layer
 
 
@@ -283,7 +283,7 @@ def test_refuses_declarations_of_classes_that_are_not_there() -> None:
     with pytest.raises(PlanError, match="the network has no layer of class ChannelNorm"):
         plan(nn.Linear(4, 4), layers=[CHANNEL_NORM])
     with pytest.raises(PlanError, match=r"expected LayerClass\(...\) or AttentionClass\(...\), but found <class"):
-        plan(nn.Linear(4, 4), layers=[ChannelNorm])  # type: ignore[list-item]
+        plan(nn.Linear(4, 4), layers=[ChannelNorm])
     with pytest.raises(PlanError, match="ChannelNorm is declared twice"):
         plan(ChannelNorm(), layers=[CHANNEL_NORM, CHANNEL_NORM])
 

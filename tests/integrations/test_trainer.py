@@ -105,6 +105,15 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         model(other).load_state_dict(kept)
 
 
+def test_a_checkpoint_of_another_method_is_refused_and_nothing_changes() -> None:
+    kept, robust = model(make_robust()).state_dict(), make_robust(method="lora")
+    before = adapters(robust)
+    with pytest.raises(ss.CheckpointError, match="adapter state"):
+        model(robust).load_state_dict(kept)
+    assert equal(before, adapters(robust))
+    assert robust.trained == ()
+
+
 def test_sets_that_are_not_asked_for_stay(tmp_path: Path) -> None:
     robust = make_robust()
     before = adapters(robust)

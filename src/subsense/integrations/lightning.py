@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from subsense.errors import OtherNetwork
-from subsense.integrations.objective import Unused, batch_loss
+from subsense.integrations.objective import Unused, batch_loss, check_belongs
 from subsense.modalities import CombinationLike
 from subsense.modalities.loaders import split
 from subsense.model.robust import RobustModel
 from subsense.training.losses import Distill, Loss, Select
 from subsense.training.seeding import derive_seed
 
-KEY = "subsense"
+KEY = "subsense.fingerprint"
 
 
 class AdapterModule(pl.LightningModule):
@@ -103,24 +102,11 @@ class AdapterModule(pl.LightningModule):
             self._unused.restore()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the adapters alone, and which of them are trained."""
-        names = {
-            f"robust.{name}" for name, tensor in self.robust.state_dict().items() if not name.startswith("network.")
-        }
-        checkpoint["state_dict"] = {name: x for name, x in checkpoint["state_dict"].items() if name in names}
-        trained = sorted(self.robust.router.trained_rows)
-        checkpoint[KEY] = {"network": self.robust.network_fingerprint(), "trained_rows": trained}
+        """Keep the adapters alone, which of them are trained, and whose they are."""
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: x for name, x in weights.items() if not name.startswith("robust.network.")}
+        checkpoint[KEY] = self.robust.network_fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the sets belong to this network, and take up which of them are trained.
-
-        Raises:
-            OtherNetwork: they were trained on other weights.
-        """
-        kept = cast(dict[str, Any], checkpoint[KEY])
-        if kept["network"] != (found := self.robust.network_fingerprint()):
-            raise OtherNetwork(
-                f"the checkpoint's adapter sets belong to a network with fingerprint {kept['network']}, but this one "
-                f"has {found}; load the weights on which they were trained, then adapt"
-            )
-        self.robust.router.trained_rows |= frozenset(kept["trained_rows"])
+        """Check that the sets belong to this network; raise `OtherNetwork` where they don't."""
+        check_belongs(self.robust, str(checkpoint[KEY]))

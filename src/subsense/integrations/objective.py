@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subsense.errors import InputError
+from subsense.errors import InputError, OtherNetwork
 from subsense.modalities import Combination, CombinationLike
 from subsense.modalities.loaders import available, split, take
 from subsense.model.robust import RobustModel
@@ -79,6 +79,15 @@ def batch_loss(
     asked = robust.select("all" if combinations is None else combinations)
     objective = make_objective(loss, teacher_of(robust), select)
     return BatchLoss(robust, objective, tuple(asked), weights)
+
+
+def check_belongs(robust: RobustModel, whose: str) -> None:
+    """Raise `OtherNetwork` where a checkpoint's sets were trained on a network with another fingerprint."""
+    if whose != (found := robust.network_fingerprint()):
+        raise OtherNetwork(
+            f"the checkpoint's adapter sets belong to a network with fingerprint {whose}, but this one has {found}; "
+            "load the weights on which they were trained, then adapt"
+        )
 
 
 class Unused:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from subsense.errors import OtherNetwork
 from subsense.evaluation.evaluate import evaluate
 from subsense.evaluation.measure import select_scores
 from subsense.evaluation.results import Column
-from subsense.integrations.objective import BatchLoss, Unused, batch_loss
+from subsense.integrations.objective import BatchLoss, Unused, batch_loss, check_belongs
 from subsense.modalities import CombinationLike
 from subsense.model.robust import RobustModel
 from subsense.training.losses import Distill, Loss, Select
 from subsense.training.seeding import derive_seed
 
-FINGERPRINT, TRAINED, DRAWS = "subsense.fingerprint", "subsense.trained_rows", "subsense.draws"
+FINGERPRINT, DRAWS = "subsense.fingerprint", "subsense.draws"
+
+
+class Loaded(NamedTuple):
+    """Say what a load left out, by the names that torch's own result has."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class TrainerModel(nn.Module):
@@ -49,35 +55,21 @@ class TrainerModel(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Give the adapters, which of them are trained, and what says whose they are: what `Trainer` keeps."""
-        trained = torch.tensor(sorted(self.robust.router.trained_rows), dtype=torch.int64)
         fingerprint = torch.tensor(list(self.robust.network_fingerprint().encode()), dtype=torch.uint8)
-        own = {TRAINED: trained, FINGERPRINT: fingerprint, DRAWS: torch.tensor(self.draws)}
-        return {name: x.detach() for name, x in self.robust.adapter_parameters().items()} | own
+        return self.robust.adapter_state_dict() | {FINGERPRINT: fingerprint, DRAWS: torch.tensor(self.draws)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take up what `state_dict` gave.
 
         Raises:
             OtherNetwork: the sets belong to other weights.
-            RuntimeError: adapters that are missing, do not belong, or have another shape.
+            CheckpointError: adapters that are missing, do not belong, or have another shape. Nothing was changed.
         """
-        whose = bytes(state_dict[FINGERPRINT].tolist()).decode()
-        if whose != (found := self.robust.network_fingerprint()):
-            raise OtherNetwork(
-                f"the checkpoint's adapter sets belong to a network with fingerprint {whose}, but this one has "
-                f"{found}; load the weights on which they were trained, then adapt"
-            )
-        own = self.robust.adapter_parameters()
-        kept = {name: x for name, x in state_dict.items() if name not in (FINGERPRINT, TRAINED, DRAWS)}
-        shapes = [{name: tuple(x.shape) for name, x in some.items()} for some in (own, kept)]
-        if different := sorted(dict(shapes[0].items() ^ shapes[1].items())):
-            raise RuntimeError(f"the checkpoint's adapters are not those of this model: {', '.join(different[:5])}")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(kept[name])
-        self.robust.router.trained_rows |= frozenset(state_dict[TRAINED].tolist())
+        check_belongs(self.robust, bytes(state_dict[FINGERPRINT].tolist()).decode())
+        own = {name: x for name, x in state_dict.items() if name not in (FINGERPRINT, DRAWS)}
+        self.robust.load_adapter_state_dict(own)
         self.draws = int(state_dict[DRAWS])
-        return torch.nn.modules.module._IncompatibleKeys([], [])
+        return Loaded([], [])
 
     def _input(self, name: str, arguments: Mapping[str, Any]) -> Any:
         modality = self.robust.modalities[name]
@@ -130,7 +122,7 @@ def for_trainer(
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind, default=None) for name in names[1:]]
     signature = inspect.Signature([inspect.Parameter("self", kind), *parameters])
-    forward.__signature__ = signature  # type: ignore[attr-defined]
+    cast(Any, forward).__signature__ = signature  # what `inspect.signature` gives, for `Trainer`
     made = type("TrainerModel", (TrainerModel,), {"forward": forward})
     model: TrainerModel = made(
         batch_loss(robust, loss, combinations, weights, select), labels, select or select_scores, seed

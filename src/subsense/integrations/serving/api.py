@@ -52,7 +52,7 @@ class Counts:
 REFUSED, RELOADED = "refused", "reloaded"
 
 
-class RobustAPI(ls.LitAPI):  # type: ignore[misc]
+class RobustAPI(ls.LitAPI):  # type: ignore[misc]  # LitServe has no types
     """Answer requests that lack modalities; rows of a batch may each lack something else.
 
     Args:
