@@ -102,12 +102,12 @@ class Filling(nn.Module):
         return kinds.pop() if len(kinds) == 1 else dict(self.kinds)
 
     def stand_ins(self) -> dict[str, Tensor]:
-        """Give the tensors to keep: ``modality.part`` -> constant, mean or learned value."""
-        return {
-            f"{_escaped(name)}.{part}": getattr(self, _attribute(name, part))
-            for name, part in self.parts
-            if self._is_kept(name)
-        }
+        """Give the tensors to keep: ``fill.modality.part`` -> constant, mean or learned value."""
+        return {name: getattr(self, _attribute(*key)) for name, key in self.names().items()}
+
+    def names(self) -> dict[str, tuple[str, str]]:
+        """Give modality and part of each tensor to keep, by its name ``fill.modality.part``."""
+        return {f"fill.{_escaped(key[0])}.{key[1]}": key for key in self.parts if self._is_kept(key[0])}
 
     def forward(self, batch: Batch) -> Filled:
         """Give every modality's tensors (batch, ...), stand-ins where `batch.present` says that a row lacks it."""

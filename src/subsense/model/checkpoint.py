@@ -149,7 +149,7 @@ def load(
     router.trained_rows = frozenset(manifest.trained_rows)
     with torch.no_grad():
         for name, stand_in in filling.stand_ins().items():
-            stand_in.copy_(tensors[f"fill.{name}"])
+            stand_in.copy_(tensors[name])
     return inject(network, planned, tensors, filling, router, parsed)
 
 
@@ -175,8 +175,7 @@ def _manifest(robust: RobustModel, tensors: str) -> Manifest:
 
 
 def _tensors(robust: RobustModel) -> dict[str, Tensor]:
-    fills = {f"fill.{name}": tensor for name, tensor in robust.fill.stand_ins().items()}
-    return {**robust.banks.named(), **fills}
+    return {**robust.banks.named(), **robust.fill.stand_ins()}
 
 
 def _read_tensors(folder: Path, manifest: Manifest, expected: Expected) -> dict[str, Tensor]:
@@ -229,7 +228,7 @@ def _expected(
     }
     with torch.device("meta"):
         stand_ins = Filling(modalities, fills).stand_ins()
-    return banks | {f"fill.{name}": (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()}
+    return banks | {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()}
 
 
 def _check_tensors(folder: Path, found: Mapping[str, tuple[tuple[int, ...], str]], expected: Expected) -> None:

@@ -215,7 +215,7 @@ class RobustModel(nn.Module):
         load_adapter_state(self.router, self._adapter_tensors(), state)
 
     def _adapter_tensors(self) -> dict[str, Tensor]:
-        return self.banks.named() | {f"fill.{name}": tensor for name, tensor in self.fill.stand_ins().items()}
+        return self.banks.named() | self.fill.stand_ins()
 
     def network_fingerprint(self) -> str:
         """Give a hash of the network's `state_dict`: names, shapes, dtypes, bytes."""

@@ -73,10 +73,11 @@ class Adapters:
         all the same, by weight decay and by momentum.
         """
         unused = ~self.module.bank_rows(combinations)
-        banks = {name: unused for name in self.parameters if not is_fill(name) and unused.any()}
+        banks = dict.fromkeys(self.module.banks.names, unused) if unused.any() else {}
         kept = self._kept_fills(combinations)
+        stand_ins = self.module.fill.names()
         fills = {name: torch.ones_like(value, dtype=torch.bool) for name, value in self.parameters.items()
-                 if is_fill(name) and name.split(".")[1] in kept}  # fmt: skip
+                 if name in stand_ins and stand_ins[name][0] in kept}  # fmt: skip
         return banks | fills
 
     def _kept_fills(self, combinations: Sequence[Combination]) -> set[str]:
@@ -151,11 +152,6 @@ def _not_finite_in(modalities: Modalities, inputs: Mapping[str, Any], present: T
 
 def _without_present(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name != "present"}
-
-
-def is_fill(name: str) -> bool:
-    """Say whether an adapter parameter is a learned stand-in for a missing input, and so has no bank rows."""
-    return name.startswith("fill.") and name.count(":") < 2
 
 
 def dropout_layers(network: nn.Module) -> list[nn.Module]:
