@@ -237,7 +237,7 @@ def test_what_cannot_be_asked(robust, batches, options, error, message):
             r"`present`: expected shape \(2, 3\).*found \(2, 2\)",
         ),
         (
-            ({"left": torch.zeros(2, 4), "present": torch.ones(2, 3)}, torch.zeros(2)),
+            ({"left": torch.zeros(2, 4), "present": torch.ones(2, 3).int()}, torch.zeros(2)),
             r"`present`: expected a bool tensor",
         ),
     ],

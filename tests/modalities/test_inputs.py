@@ -81,7 +81,7 @@ def test_refuses_inputs(inputs: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("present", "message"),
     [
-        (torch.ones(2, 3), "`present`: expected a bool tensor.*found torch.float32"),
+        (torch.ones(2, 3).int(), "`present`: expected a bool tensor.*found torch.int32"),
         ([[True] * 3] * 2, "`present`: expected a bool tensor.*found list"),
         (
             torch.ones(2, 2, dtype=torch.bool),

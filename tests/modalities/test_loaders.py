@@ -31,7 +31,7 @@ def test_rows_have_what_is_passed_less_what_present_lacks() -> None:
 
 
 @pytest.mark.parametrize(
-    "present", [torch.ones(2, 2), torch.ones(2, 3, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool), [True]]
+    "present", [torch.ones(2, 2).int(), torch.ones(2, 3, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool), [True]]
 )
 def test_refuses_a_present_of_another_form(present: object) -> None:
     with pytest.raises(ss.InputError, match=r"a batch of the loader: `present`: expected (a bool|shape \(2, 2\))"):

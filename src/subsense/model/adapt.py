@@ -37,7 +37,7 @@ def adapt(
     exclude: Iterable[str] = (),
     layers: Sequence[Declaration] = (),
     seed: int = 0,
-    check_inputs: bool = False,
+    check_inputs: bool = True,
     memory: str = "normal",
 ) -> RobustModel:
     """Make a pretrained multimodal network work with any subset of its modalities (arXiv 2310.03986).
@@ -59,8 +59,8 @@ def adapt(
         exclude: patterns of module paths that may not.
         layers: layer classes of the network's own, see `subsense.LayerClass` and `subsense.AttentionClass`.
         seed: for the start of methods that draw one (LoRA).
-        check_inputs: refuse NaN and infinity in what is present, naming the modality and the rows. Otherwise they go
-            to the network as they are. Can be set later, ``robust.check_inputs = True``; compiled graphs don't check.
+        check_inputs: refuse NaN and infinity in what is present, naming the modality and the rows; False hands them to
+            the network as they are. Can be set later, ``robust.check_inputs = False``; compiled graphs don't check.
         memory: ``"normal"``, or ``"low"``: training keeps less where the rows of a batch lack different modalities, and
             takes longer, see docs/performance.md. Can be set later, ``robust.memory = "low"``.
 

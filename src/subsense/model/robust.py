@@ -64,7 +64,7 @@ class RobustModel(nn.Module):
         self.plan, self.router, self.injection, self.call = plan, router, injection, call
         self.execution = Execution(network, plan, router, injection, call)
         self.network, self.banks, self.fill = network.eval().requires_grad_(False), banks, fill.to(device_of(banks))
-        self.check_inputs = False
+        self.check_inputs = True
 
     @property
     def modalities(self) -> Modalities:

@@ -118,11 +118,15 @@ class Router:
 
     def table(self, training: bool) -> list[int]:
         """Give, for each combination as a bit mask, the one whose set serves it; -1 for none at all or a refusal."""
+        if torch.compiler.is_compiling():  # what is kept would be a guard, and make the graph invalid
+            return self._table(training)
         facts = (self.trained_rows, self.untrained, training)
         if facts not in self._tables:
-            codes = range(1, self.complete + 1)
-            self._tables = {facts: [-1, *(self._substitute_or_none(code, training) for code in codes)]}
+            self._tables = {facts: self._table(training)}
         return self._tables[facts]
+
+    def _table(self, training: bool) -> list[int]:
+        return [-1, *(self._substitute_or_none(code, training) for code in range(1, self.complete + 1))]
 
     def _substitute_or_none(self, code: int, training: bool) -> int:
         try:
