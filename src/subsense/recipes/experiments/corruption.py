@@ -59,8 +59,8 @@ def corruption(job: Job, trained_on: Sequence[str] | None = None, kinds: Sequenc
             adapters=f"{own_column(bench).name}, {job.recipe.adapt.sharing} sharing",
             **{
                 "trained over severities of": ", ".join(seen),
-                "cells": f"{len(cells)}: one modality degraded in a combination of several, at severities 1 to 5; rows of "
-                "severities and combinations: held-out kinds alone",
+                "cells": f"{len(cells)}: one modality degraded in a combination of several, at severities 1 to 5",
+                "rows of severities and combinations": "held-out kinds",
             },
         ),
         header=("mean over cells", "cells", *(heading for heading, _ in WAYS.values())),
