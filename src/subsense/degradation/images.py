@@ -31,7 +31,7 @@ def blur(values: Tensor, amount: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def fog(values: Tensor, amount: Tensor, generator: torch.Generator) -> Tensor:
-    """Mix in white, `amount` of it on the mean of a picture, in banks of fog.
+    """Mix in a bright veil, `amount` of it on the mean of a picture, in banks: 2 deviations above each channel's mean.
 
     >>> foggy = fog(torch.zeros(1000, 1, 4, 4), torch.full((1000,), 0.5), torch.Generator().manual_seed(0))
     >>> round(float(foggy.mean()), 2)
@@ -82,7 +82,7 @@ def _gaussian(width: Tensor, size: int) -> Tensor:
 
 OF_IMAGES = (
     Degradation("blur", "space", "deviation, as a share of the shorter side", (0.004, 0.01, 0.025, 0.06, 0.16), blur),
-    Degradation("fog", "space", "share of white", (0.11, 0.23, 0.37, 0.55, 0.95), fog),
+    Degradation("fog", "space", "share of the veil", (0.11, 0.23, 0.37, 0.55, 0.95), fog),
     Degradation("occlusion", "space", "share of the area", SHARES, occlusion),
     Degradation("dead-lines", "space", "share of the lines", SHARES, dead_lines),
 )

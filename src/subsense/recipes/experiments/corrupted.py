@@ -9,6 +9,7 @@ from typing import Any
 import subsense as ss
 from subsense.degradation import DEGRADATIONS, MOST, Degrader, find
 from subsense.degradation.layout import layout_of
+from subsense.evaluation.evaluate import asked_for
 from subsense.modalities.loaders import available, split
 from subsense.recipes.progress import note
 from subsense.recipes.run.cache import Shelf
@@ -63,7 +64,7 @@ class Corrupted:
     shelf: Shelf
 
     def cells(self, kinds: Sequence[str] | None = None) -> Iterator[CorruptedCell]:
-        """Give every cell: modality x kind x severity x combination in which the modality is with others."""
+        """Give every cell: modality x kind x severity x combination asked for that has the modality and others."""
         degrader, rest = make_degrader(self.bench, kinds or tuple(DEGRADATIONS)), self.healthy()
         for modality, fitting in degrader.kinds.items():
             for kind in map(str, fitting):
@@ -85,7 +86,8 @@ class Corrupted:
         return self._kept("healthy", lambda: self._evaluate(self.bench.job.test_batches(), combinations))
 
     def _degraded(self, degrader: Degrader, modality: str, kind: str, severity: int) -> Values:
-        combinations = [one for one in self.bench.robust.modalities.combinations() if modality in one and len(one) > 1]
+        asked = asked_for(self.bench.robust.modalities, self.bench.job.recipe.evaluate.combinations)
+        combinations = [one for one in asked if modality in one and len(one) > 1]
 
         def measure() -> Values:
             batches = Degraded(self.bench, degrader, modality, kind, severity)

@@ -33,7 +33,7 @@ Cells = Sequence[CorruptedCell]
 def corruption(job: Job, trained_on: Sequence[str] | None = None, kinds: Sequence[str] | None = None) -> Finding:
     """Measure what to do about a modality that fades, for every kind that fits it, at every severity.
 
-    One modality of a combination is degraded at a time. All cells go to ``experiments/corruption.csv``.
+    One modality at a time is degraded, in each combination of several that the recipe's ``evaluate`` asks for. All cells go to ``experiments/corruption.csv``.
 
     Args:
         job: the recipe's.
@@ -95,7 +95,8 @@ def _prepare(bench: Bench, seen: Sequence[str]) -> Corrupted:
     plain = own_column(bench)
     faded = adapted_column(bench, f"{plain.name}, degraded", variant)
     shelves = shelf_of(bench, plain), shelf_of(bench, faded)
-    origin = bench.origin(sets=[shelf.folder.name for shelf in shelves])
+    asked = recipe.evaluate.combinations
+    origin = bench.origin(sets=[shelf.folder.name for shelf in shelves], combinations=asked)
     return Corrupted(
         bench,
         load_or_train(bench.job, shelves[0], plain.name),
