@@ -33,7 +33,8 @@ Cells = Sequence[CorruptedCell]
 def corruption(job: Job, trained_on: Sequence[str] | None = None, kinds: Sequence[str] | None = None) -> Finding:
     """Measure what to do about a modality that fades, for every kind that fits it, at every severity.
 
-    One modality at a time is degraded, in each combination of several that the recipe's ``evaluate`` asks for. All cells go to ``experiments/corruption.csv``.
+    One modality at a time is degraded, in each combination of several that the recipe's ``evaluate`` asks for. All
+    cells go to ``experiments/corruption.csv``.
 
     Args:
         job: the recipe's.
