@@ -147,7 +147,7 @@ def test_kinds_are_used_where_they_fit_and_refused_where_they_were_named() -> No
     names = {name: [str(kind) for kind in kinds] for name, kinds in degrader.kinds.items()}
     assert names == {"imu": ["noise"], "rgb": ["noise", "blur"], "clip": ["noise", "blur"], "text": ["wrong-words"]}
     with pytest.raises(ModalityError, match=r"'blur' doesn't fit 'imu', which is taken for 'series'.*stuck"):
-        Degrader(MODALITIES, [batch()], kinds={"imu": ["blur"]})
+        Degrader(MODALITIES, [batch()], kinds={"imu": ["noise", "blur"]})
     with pytest.raises(ModalityError, match="'wrong-words' doesn't fit 'rgb'"):
         degrader.apply(batch(), "rgb", "wrong-words", 1, seed=0)
 

@@ -106,6 +106,13 @@ def test_a_share_is_met_on_the_mean_where_places_are_few() -> None:
     assert sorted(hit.sum(1).unique().tolist()) == [1, 2]
 
 
+def test_what_was_dropped_is_the_sample_before() -> None:
+    times = torch.arange(40.0).view(1, 40, 1).expand(50, -1, -1)
+    held = changed(find("dropped"), times, 3)
+    before = torch.cat([held[:, :1], held[:, :-1]], dim=1)
+    assert bool(((held == times) | (held == before)).all())
+
+
 def test_composed_kinds_act_in_turn() -> None:
     both = composed([find("saturation"), find("bias")])
     values = healthy(both)
