@@ -251,5 +251,8 @@ def _samples(
             break
     for name, some in found.items():
         if not some:
-            raise InputError(f"loader: no row of the first {rows} has {name!r}, so nothing is known of it when healthy")
+            raise InputError(
+                f"loader: no row of the first {rows} has {name!r}, so nothing is known of it when healthy; "
+                "leave it out of `kinds`"
+            )
     return {name: tuple(some) for name, some in found.items()}
