@@ -35,7 +35,7 @@ Name = Annotated[str, typer.Argument(metavar="[NAME]", help="A data set: say wha
 
 
 def ls(kind: Kind = "", name: Name = "", as_json: Json = False) -> None:
-    """List the shipped recipes, and what a recipe can name: data sets, networks, methods, losses, metrics, degradations.
+    """List the shipped recipes, and what they name: data sets, networks, methods, losses, metrics, degradations.
 
     `subsense ls data NAME` says of a data set what it is, what its folder holds, and where it comes from.
     """
