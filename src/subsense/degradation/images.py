@@ -1,9 +1,9 @@
 """What befalls pictures: blur, fog, occlusion, dead lines.
 
 Values are (row, the rest, H, W), in standard deviations from the healthy mean; the rest are channels, and the frames of
-a film. Photographs' own corruptions, JPEG and snow and the like, are those of the package `imagecorruptions` (Hendrycks and
-Dietterich, arXiv 1903.12261). It isn't used here: it takes pictures of 8 bits and at least 32 pixels, one by one, whole
-severities, and draws from numpy's global state.
+a film. Photographs' own corruptions, JPEG and snow and the like, are those of the package `imagecorruptions` (Hendrycks
+and Dietterich, arXiv 1903.12261). It isn't used here: it takes pictures of 8 bits and at least 32 pixels, one by one,
+whole severities, and draws from numpy's global state.
 """
 
 from __future__ import annotations

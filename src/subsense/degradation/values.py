@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from subsense.degradation.kinds import OF_AN_ERROR, SHARES, Degradation, by_row, normal, share_of, signs
+from subsense.degradation.kinds import OF_AN_ERROR, SHARES, Degradation, by_row, normal, share_of, signs, uniform
 
 
 def noise(values: Tensor, amount: Tensor, generator: torch.Generator) -> Tensor:
@@ -71,13 +71,13 @@ def dead_channels(values: Tensor, amount: Tensor, generator: torch.Generator) ->
 
 
 def flicker(values: Tensor, amount: Tensor, generator: torch.Generator) -> Tensor:
-    """Put a share of the single values at 2 standard deviations above or below the mean: bit errors, hot pixels.
+    """Put single values 2 standard deviations off the mean, each with probability `amount`: bit errors, hot pixels.
 
     >>> flicker(torch.zeros(1, 2, 2), torch.tensor([0.5]), torch.Generator().manual_seed(0))
-    tensor([[[ 0.,  0.],
-             [ 2., -2.]]])
+    tensor([[[-2.,  0.],
+             [-2.,  2.]]])
     """
-    hit = share_of(generator, amount, values.shape[1:].numel()).view(values.shape)
+    hit = uniform(generator, values, *values.shape) < by_row(amount, values)
     return torch.where(hit, 2 * signs(generator, values, *values.shape), values)
 
 
