@@ -122,6 +122,8 @@ def test_rows_that_lack_a_modality_have_no_say_in_what_is_healthy() -> None:
     degrader = Degrader(MODALITIES, [{**batch(), "imu": rows, "present": present}])
     worse = degrader.apply({"imu": rows[:8]}, "imu", "noise", 1, seed=0)["imu"]
     assert bool(worse.isfinite().all())
+    with pytest.raises(InputError, match=r"8 rows of 'imu' hold NaN or infinity.*`present`"):
+        Degrader(MODALITIES, [{**batch(), "imu": rows}])
 
 
 def test_pictures_of_several_sizes_are_put_together() -> None:

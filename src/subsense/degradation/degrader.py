@@ -50,7 +50,7 @@ class Degrader:
 
     Raises:
         ModalityError: an unknown modality or layout, or a kind that doesn't fit the axes of the modality it is for.
-        InputError: an unknown kind, or a loader in which a modality is never there.
+        InputError: an unknown kind; a loader in which a modality is never there, or holds NaN or infinity.
 
     >>> modalities = Modalities({"accelerometer": "100 3", "depth": "1 32 32"})
     >>> batch = {"accelerometer": torch.randn(8, 100, 3), "depth": torch.rand(8, 1, 32, 32)}
@@ -254,5 +254,10 @@ def _samples(
             raise InputError(
                 f"loader: no row of the first {rows} has {name!r}, so nothing is known of it when healthy; "
                 "leave it out of `kinds`"
+            )
+        if lost := sum(int((~one.isfinite().flatten(1).all(1)).sum()) for one in some):
+            raise InputError(
+                f"loader: {lost} rows of {name!r} hold NaN or infinity, so what is healthy can't be told; say in "
+                "`present` that these rows lack it, or repair them"
             )
     return {name: tuple(some) for name, some in found.items()}
