@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import subsense as ss
 from command_line import OWN_RECIPE, fail, run, succeed
+from subsense.degradation import DEGRADATIONS
 from subsense.recipes import run as pipeline
 from subsense.recipes.reading import load_recipe
 
@@ -77,11 +78,13 @@ def test_help_does_not_wait_for_anything_heavy() -> None:
 
 def test_ls_lists_what_a_recipe_can_name() -> None:
     listing = json.loads(succeed("ls", "--json"))
-    assert list(listing) == ["recipes", "data sets", "networks", "methods", "losses", "metrics"]
+    assert list(listing) == ["recipes", "data sets", "networks", "methods", "losses", "metrics", "degradations"]
     assert {"cmu-mosi", "cwfid", "digits", "utd-mhad"} <= set(listing["recipes"])
     assert {"cmu-mosi", "cwfid", "digits", "utd-mhad", "mfnet", "mcubes", "mosi", "mosei"} <= set(listing["data sets"])
     assert all(about for entries in listing.values() for about in entries.values())
     assert "digits-transformer" in succeed("ls")
+    assert list(listing["degradations"]) == list(DEGRADATIONS)
+    assert "a driver that hands out its last reading" in listing["degradations"]["stuck"]
     assert list(json.loads(succeed("ls", "data", "--json"))) == ["data sets"]
 
 

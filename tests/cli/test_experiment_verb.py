@@ -1,16 +1,21 @@
-"""`subsense experiment`: each of the paper's experiments on a user's own recipe."""
+"""`subsense experiment`: each of the paper's experiments, and ours, on a user's own recipe."""
 
+import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import subsense as ss
 from command_line import fail, run, succeed
 from subsense.evaluation.finding import Chart, Finding, Level, Mark, Series
 from subsense.evaluation.reporting.finding import draw, write_finding
+from subsense.recipes.experiments.corrupted import Degraded, WithQuality, make_degrader
 from subsense.recipes.experiments.degradation import crossing_of
+from subsense.recipes.run import ensure_network, open_job
+from subsense.recipes.run.columns import Bench
 
 THREE = """
 import torch
@@ -162,3 +167,54 @@ def test_a_finding_is_drawn_and_written_from_its_data_alone(tmp_path: Path) -> N
     assert [text.get_text() for text in first.texts] == ["a", r"\$b", "here"]
     assert [bar.get_height() for bar in second.patches] == [1, 2]
     assert "It is so." in str(finding)
+
+
+def test_corruption_measures_every_kind_at_every_severity_between_both_ends(three: Path) -> None:
+    asked = ("--kind", "noise", "--kind", "bias", "--train-on", "noise")
+    text = succeed("experiment", "corruption", three, *asked)
+    finding = found("corruption")
+    with Path("run/experiments/corruption.csv").open(encoding="utf-8") as file:
+        cells = list(csv.DictReader(file))
+    assert len(cells) == 3 * 2 * 5 * 3  # modalities x kinds x severities x combinations of several that have it
+    succeed("compare", three, "--set", "compare=ssf")
+    results = ss.Results.load("run/comparison.json")
+    for cell in cells:
+        rest = results["+".join(one for one in cell["combination"].split("+") if one != cell["modality"])]
+        assert float(cell["missing"]) == pytest.approx(rest.compared["ssf"], abs=1e-5)
+        assert float(cell["better"]) == max(float(cell["kept"]), float(cell["missing"]))
+        if cell["severity"] == "5":
+            assert cell["quality"] == cell["missing"]
+    assert len({cell["kept"] for cell in cells}) > 5
+    rows = {row[0]: row[1:] for row in finding.rows}
+    assert list(rows) == ["noise (trained)", "bias", *(f"severity {level}" for level in range(1, 6)),
+                          "a+b", "a+c", "a+b+c", "b+c", "held-out kinds", "all kinds"]  # fmt: skip
+    bias = [cell for cell in cells if cell["kind"] == "bias"]
+    for column, way in enumerate(("kept", "missing", "better", "quality", "trained"), start=1):
+        mean = sum(float(cell[way]) for cell in bias) / len(bias)
+        assert rows["bias"][column] == rows["held-out kinds"][column] == f"{100 * mean:.1f}"
+    assert [chart.title for chart in finding.charts] == ["held-out kinds", "kinds trained on"]
+    assert "On kinds that no training saw: kept as they are" in text
+    again = run("experiment", "corruption", three, *asked)
+    assert "training" not in again.stderr
+    origins = [json.loads(path.read_text("utf-8")) for path in Path("run/columns").glob("ssf-degraded-*/origin.json")]
+    assert origins[0]["adapters"]["train"]["degrade"] == {name: ["noise"] for name in "abc"}
+
+
+def test_corruption_gives_the_very_quality_to_a_degraded_batch(three: Path) -> None:
+    job = open_job(str(three))
+    ensure_network(job)
+    bench = Bench(job)
+    batches = WithQuality(Degraded(bench, make_degrader(bench, ["bias"]), "b", "bias", 2))
+    [(given, _)] = list(batches)
+    [(healthy, _)] = list(job.test_batches())
+    assert torch.equal(given["present"], torch.tensor([1.0, 0.6, 1.0]).expand(40, -1))
+    assert torch.equal(given["a"], healthy["a"])
+    spread = torch.stack([job.data.train[row][0]["b"] for row in range(64)]).std(0, correction=0)
+    assert torch.allclose((given["b"] - healthy["b"]).abs(), 0.82 * spread.expand(40, -1), atol=1e-4)
+
+
+def test_corruption_refuses_what_it_cannot_measure(three: Path) -> None:
+    assert "Did you mean 'noise'" in fail(1, "experiment", "corruption", three, "--kind", "nois")
+    assert not Path("run").exists()
+    message = fail(1, "experiment", "corruption", three, "--kind", "blur")
+    assert "none of blur fits a modality of a, b, c" in message

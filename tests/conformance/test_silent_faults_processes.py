@@ -45,13 +45,18 @@ def trained_jointly(rows: int) -> RobustModel:
     return robust
 
 
-def trained_in_double(rows: int) -> RobustModel:
+def trained_in_double(rows: int, **options: Any) -> RobustModel:
     """Sum float32 gradients in another order, and AdamW makes much of the last bit; in float64 there is no excuse."""
     spec = {name: f"{size}:float64" for name, size in SPEC.items()}
     robust = ss.adapt(make_network().double(), spec, method=["ssf", "lora"], sharing="additive")
     data = DataLoader(Double(noise=0.0), batch_size=rows, shuffle=True)
-    ss.train(robust, data, loss=cross_entropy, epochs=3, progress=False)
+    ss.train(robust, data, loss=cross_entropy, epochs=3, progress=False, **options)
     return robust
+
+
+def trained_over_severities(rows: int) -> RobustModel:
+    """Rows that draw qualities, too, and a degradation without noise of its own, which each process would draw."""
+    return trained_in_double(rows, degrade="saturation")
 
 
 def trained_separately(rows: int) -> RobustModel:
@@ -84,6 +89,7 @@ def one_process(rank: int, world: int, folder: Path) -> None:
     rows = ROWS // world
     save_file(adapters(trained_jointly(rows)), folder / f"joint-{rank}.safetensors")
     save_file(adapters(trained_in_double(rows)), folder / f"double-{rank}.safetensors")
+    save_file(adapters(trained_over_severities(rows)), folder / f"severities-{rank}.safetensors")
     save_file(adapters(trained_separately(rows)), folder / f"separate-{rank}.safetensors")
     with pytest.raises(ss.PlanError, match=r"DistributedDataParallel.*`\.module`"):
         ss.adapt(DistributedDataParallel(make_network()), SPEC)
@@ -120,6 +126,7 @@ def differences(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, f
     [
         ("joint", trained_jointly),
         ("double", trained_in_double),
+        ("severities", trained_over_severities),
         ("separate", trained_separately),
         ("hand", trained_by_hand),
     ],

@@ -1,5 +1,6 @@
 """Recipes: what a file may say, and what is said about a file that may not."""
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import subsense as ss
+from subsense.degradation import DEGRADATIONS
 from subsense.errors import RecipeError
 from subsense.recipes.faults import part_in
 from subsense.recipes.reading import load_recipe, parse_recipe, shipped_recipes
@@ -283,6 +285,33 @@ def test_own_factories_are_checked_without_being_called(tmp_path: Path, monkeypa
     assert isinstance(parse_recipe(GOOD, changes=[*own, "network.options={width: 3}"]), Recipe)
     assert faults_of(*own)[0] == "line 3, network.options: lacks the option 'width'"
     assert "unknown option 'sise'" in faults_of(*own, "network.options={width: 3}", "data.options={sise: 3}")[0]
+
+
+# ---- degradations
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("noise", ("noise",)),
+        ("[noise, stuck]", ("noise", "stuck")),
+        ("all", tuple(DEGRADATIONS)),
+        ("{nw: all, se: [blur, fog]}", {"nw": tuple(DEGRADATIONS), "se": ("blur", "fog")}),
+    ],
+)
+def test_degradations_are_named_for_all_modalities_or_for_each(said: str, read: object) -> None:
+    assert parse_recipe(GOOD, changes=[f"train.degrade={said}"]).train.degrade == read
+
+
+def test_an_unknown_degradation_is_a_fault_with_the_near_miss() -> None:
+    assert "Did you mean 'noise'" in faults_of("train.degrade=[nois]")[0]
+    assert "unknown degradation 'blurr'" in faults_of("train.degrade={nw: [blurr]}")[0]
+
+
+def test_what_was_trained_before_there_were_degradations_is_still_known() -> None:
+    assert "degrade" not in parse_recipe(GOOD).model_dump_json(include={"train"})
+    text = parse_recipe(GOOD, changes=["train.degrade=noise"]).model_dump_json(include={"train"})
+    assert json.loads(text)["train"]["degrade"] == ["noise"]
 
 
 # ---- the page of all keys

@@ -573,6 +573,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "validated": {"val_loader": True, "metric": "accuracy", "lr": 1.0, "patience": 2},
     "distilled": {"distill": True},
     "own generator": {"generator": True},
+    "degraded": {"degrade": ["noise", "dead-channels"], "adapt": {"sharing": "additive"}},
 }
 
 

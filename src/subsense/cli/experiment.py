@@ -26,6 +26,32 @@ LeftOut = Annotated[
     list[str] | None,
     typer.Option("--leave-out", metavar="COMBINATION", help="Repeatable; by default every second incomplete one."),
 ]
+TrainedOn = Annotated[
+    list[str] | None,
+    typer.Option("--train-on", metavar="KIND", help="Degradation to train with. Repeatable; the others are held out."),
+]
+Kinds = Annotated[
+    list[str] | None, typer.Option("--kind", metavar="KIND", help="Degradation to measure. Repeatable; by default all.")
+]
+
+
+@experiment.command()
+def corruption(
+    recipe: RecipeName,
+    train_on: TrainedOn = None,
+    kind: Kinds = None,
+    root: Root = None,
+    output: Output = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Let sensors fade, by kind and severity: kept as they are, declared missing, or with their quality given."""
+    from subsense.recipes import experiments
+
+    def check(job: Job) -> None:
+        experiments.check_kinds([*(train_on or ()), *(kind or ())])
+
+    _run(lambda job: experiments.corruption(job, train_on, kind), _open(recipe, root, output, changes, check), as_json)
 
 
 @experiment.command()

@@ -18,6 +18,7 @@ KINDS = {
     "methods": "methods",
     "losses": "losses",
     "metrics": "metrics",
+    "degradations": "degradations",
 }
 """What to ask for -> the heading it stands under."""
 
@@ -34,7 +35,7 @@ Name = Annotated[str, typer.Argument(metavar="[NAME]", help="A data set: say wha
 
 
 def ls(kind: Kind = "", name: Name = "", as_json: Json = False) -> None:
-    """List the shipped recipes, and the data sets, networks, methods, losses and metrics that a recipe can name.
+    """List the shipped recipes, and what they name: data sets, networks, methods, losses, metrics, degradations.
 
     `subsense ls data NAME` says of a data set what it is, what its folder holds, and where it comes from.
     """
@@ -86,6 +87,7 @@ def _tell(name: str, as_json: bool) -> None:
 def _listing() -> dict[str, dict[str, str]]:
     from subsense.adapters import METHODS
     from subsense.data import DATASETS
+    from subsense.degradation import DEGRADATIONS
     from subsense.evaluation.metrics import METRICS
     from subsense.recipes.losses import LOSSES
     from subsense.recipes.reading import shipped_recipes
@@ -100,6 +102,7 @@ def _listing() -> dict[str, dict[str, str]]:
         "methods": {name: _first_line(method.__doc__) for name, method in METHODS.items()},
         "losses": {name: ABOUT_LOSSES[name] for name in LOSSES},
         "metrics": dict(METRICS),
+        "degradations": {name: _first_line(one.change.__doc__) for name, one in DEGRADATIONS.items()},
     }
 
 

@@ -13,8 +13,10 @@ from pydantic import (
     PlainValidator,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
 )
 
 from subsense.adapters import METHODS, parse_method
@@ -34,6 +36,7 @@ from subsense.recipes.values import (
     call_form,
     check_options,
     check_values,
+    degradations,
     fault,
     fill_form,
     import_place,
@@ -182,9 +185,20 @@ class Fit(Group):
 
 
 class TrainPart(Fit):
-    """Say how the adapter sets are trained; the arguments of `subsense.train`."""
+    """Say how the adapter sets are trained; the arguments of `subsense.train`.
+
+    Attributes:
+        degrade: names of degradations, ``all``, or modality -> names; None: sensors are there or not.
+    """
 
     strategy: Literal["joint", "separate"] = "joint"
+    degrade: Annotated[Any, PlainValidator(degradations)] = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_asked_for(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `degrade` out where it is None, so that what was trained before there was one is still known."""
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if name != "degrade" or value is not None}
 
 
 class CalibratePart(Group):

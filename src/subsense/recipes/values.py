@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from subsense.degradation import DEGRADATIONS
 from subsense.errors import SubsenseError, closest
 from subsense.modalities import Modalities
 from subsense.modalities.calling import FORMS
@@ -132,6 +133,23 @@ def combinations_asked(value: object) -> object:
 
 
 Combinations = Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(combinations_asked)]
+
+
+def degradations(value: object) -> object:
+    """Accept ``all``, names of degradations, or modality -> names."""
+    if value is None:
+        return None
+    if isinstance(value, dict) and value:
+        return {str(name): _degradations(some) for name, some in value.items()}
+    return _degradations(value)
+
+
+def _degradations(value: object) -> tuple[str, ...]:
+    names = value if isinstance(value, list | tuple) and value else [value]
+    for name in names:
+        if name != "all" and name not in DEGRADATIONS:
+            raise fault(unknown("degradation", name, ["all", *DEGRADATIONS]))
+    return tuple(DEGRADATIONS) if "all" in names else tuple(map(str, names))
 
 
 def call_form(value: object) -> object:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from subsense.calibration import calibrate
+from subsense.degradation import Degrader, Kinds
 from subsense.errors import TrainingError
 from subsense.evaluation.measure import Measure
 from subsense.evaluation.metrics import build
@@ -20,7 +21,8 @@ from subsense.training.options import TrainOptions, one_of
 from subsense.training.report import TrainingReport
 from subsense.training.run import Part, Run, check_loader
 from subsense.training.safety import Before, keep_better, rows_to_measure
-from subsense.training.sampling import Drawer
+from subsense.training.sampling import DEGRADED, Drawer
+from subsense.training.seeding import random_state_kept, seed_everything, seed_loader
 from subsense.training.state import check_vacant, has_state
 from subsense.training.trainee import Adapters, teacher_of
 from subsense.training.validation import Validation
@@ -38,6 +40,7 @@ def train(
     loss: Loss | Distill | Literal["distill"],
     strategy: Literal["joint", "separate"] = "joint",
     start: Literal["calibrated"] | None = None,
+    degrade: Degrader | Kinds | Mapping[str, Kinds] | None = None,
     safe: bool = True,
     combinations: Wanted | None = None,
     weights: Mapping[CombinationLike, float] | None = None,
@@ -74,6 +77,10 @@ def train(
         strategy: ``"joint"``: every row of every batch draws a combination of its own. ``"separate"``, the paper's way
             (arXiv 2310.03986): one combination after the other, each as if trained alone.
         start: ``"calibrated"``: begin with sets solved in closed form, see `subsense.calibrate`; None: as they are.
+        degrade: train for sensors that fade, too: names of `subsense.degradation.DEGRADATIONS`, ``"all"``, modality ->
+            names, or a `Degrader`. Of what a row's combination lacks, half is there after all, degraded: by a kind
+            drawn for the row, at a severity uniform in (0, 5), with a quality of 1 - severity / 5. A teacher sees
+            healthy rows. Joint only.
         safe: measure on some rows of the loader, for each combination, the loss of the frozen network, of the sets at
             the start and of those at the end, and give back what was better: training leaves no combination worse off
             than it began. The report has these losses.
@@ -132,17 +139,20 @@ def train(
         folder=folder, resume=resume, save_every=save_every, progress=progress, log_with=log_with,
     )  # fmt: skip
     asked = robust.select("all" if combinations is None else combinations)
-    _check_strategy(robust, strategy, weights)
+    _check_strategy(robust, strategy, weights, degrade)
     objective = make_objective(loss, teacher_of(robust), select)
     check_loader("loader", loader, schedule)
     validation = make_validation(val_loader, metric, objective, select, options)
     groups = [(one,) for one in asked] if strategy == "separate" else [asked]
-    parts = tuple(Part(group, Drawer(robust.modalities, group, weights)) for group in groups)
-    facts = {"strategy": strategy, "network": robust.network_fingerprint()} if folder else {}
+    degrader = None if degrade is None else make_degrader(robust, loader, degrade, seed)
+    degraded = None if degrader is None else dict.fromkeys(degrader.kinds, DEGRADED)
+    parts = tuple(Part(group, Drawer(robust.modalities, group, weights, degraded)) for group in groups)
+    facts: dict[str, Any] = {"strategy": strategy, "network": robust.network_fingerprint()} if folder else {}
     facts |= {"start": start} if start else {}
+    facts |= {"degrade": {name: list(map(str, kinds)) for name, kinds in degrader.kinds.items()}} if degrader else {}
     _begin(robust, loader, start, asked, options)
     before = Before.of(robust, asked)
-    report = fit(Run(Adapters(robust, dropout), loader, objective, parts, options, validation, facts))
+    report = fit(Run(Adapters(robust, dropout), loader, objective, parts, options, validation, facts, degrader))
     if trained := [one for one in asked if report.rows[str(one)]]:
         robust.mark_trained(trained)
     if not safe or not trained:
@@ -187,11 +197,34 @@ def make_validation(
     return Validation(val_loader, objective, measure, select)
 
 
-def _check_strategy(robust: RobustModel, strategy: str, weights: object) -> None:
+def make_degrader(
+    robust: RobustModel, loader: Any, degrade: Degrader | Kinds | Mapping[str, Kinds], seed: int
+) -> Degrader:
+    """Give the degrader, or make one that learns from the loader's first rows what is healthy.
+
+    Raises:
+        TrainingError: one made for other modalities.
+        ModalityError, InputError: see `Degrader`.
+    """
+    if not isinstance(degrade, Degrader):
+        with random_state_kept(loader):
+            seed_everything(seed, "degrade")
+            seed_loader(loader, 0, seed, "degrade")
+            return Degrader(robust.modalities, loader, kinds=degrade)
+    if degrade.modalities != robust.modalities:
+        raise TrainingError(f"degrade: expected a Degrader for {robust.modalities.spec}, but found one for "
+                            f"{degrade.modalities.spec}")  # fmt: skip
+    return degrade
+
+
+def _check_strategy(robust: RobustModel, strategy: str, weights: object, degrade: object) -> None:
     for fault in one_of("strategy", strategy, STRATEGIES):
         raise TrainingError(fault)
     if strategy == "joint":
         return
+    if degrade is not None:
+        raise TrainingError("degrade: a quality between 0 and 1 mixes sets, which strategy 'separate' trains one by "
+                            "one; use strategy='joint'")  # fmt: skip
     if robust.sharing != "independent":
         raise TrainingError(f"strategy 'separate' needs sharing='independent', but found {robust.sharing!r}: its rows "
                             "are shared, so one combination would change the others; use strategy='joint'")  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from subsense.degradation import Degrader
 from subsense.errors import TrainingError
 from subsense.modalities import Combination
 from subsense.training.losses import Objective
@@ -39,6 +40,7 @@ class Run:
         options: how.
         validation: measured after every epoch; the parameters of each part's best epoch are kept.
         facts: what else makes this run this run, to be compared when it goes on.
+        degrader: makes rows as bad as the qualities that the parts' drawers draw; None: these draw none.
     """
 
     trainee: Trainee
@@ -48,6 +50,7 @@ class Run:
     options: TrainOptions
     validation: Validation | None = None
     facts: Facts = field(default_factory=dict)
+    degrader: Degrader | None = None
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -20,8 +20,31 @@ from subsense.training.run import Position, Run
 from subsense.training.sampling import Draw
 from subsense.training.seeding import derive_seed, seed_everything
 
-Rows = tuple[Mapping[str, Any], Any, Draw]
-"""Inputs and target of the rows that train, and what was drawn for them."""
+
+@dataclass(frozen=True)
+class Rows:
+    """Hold the rows that train.
+
+    Attributes:
+        healthy: the loader's inputs, which a teacher is given.
+        inputs: what the trainee is given: the same, some of it degraded.
+        target: as the loader gives it.
+        draw: what was drawn for them.
+    """
+
+    healthy: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    target: Any
+    draw: Draw
+
+    def take(self, which: Tensor) -> Rows:
+        """Give some of the rows."""
+        count = len(self.draw.which)
+        drawn = Draw(self.draw.rows[which], self.draw.which[which], self.draw.present[which])
+        healthy, inputs = (take(one, which, count, "inputs") for one in (self.healthy, self.inputs))
+        return Rows(healthy, inputs, take(self.target, which, count), drawn)
+
+
 WAYS = "Lower lr, set clip, or look for NaN and infinity in the data of these rows"
 FUSED_DEVICES = ("cpu", "cuda")
 
@@ -83,7 +106,7 @@ class Stepper:
             NonFiniteLoss: NaN or infinity, with step and combinations.
         """
         rows, dropped = self._draw(batch, position)
-        count, loss = len(rows[2].rows), None
+        count, loss = len(rows.draw.rows), None
         if count:
             loss = self._loss_of(rows, self._seed("forward", position))
         self._count(count, dropped, loss, rows, position)
@@ -122,7 +145,10 @@ class Stepper:
         if dropped:
             inputs = take(inputs, draw.rows, len(has), "inputs")
             target = take(target, draw.rows, len(has)) if objective.needs_target else None
-        return (inputs, target, replace(draw, present=graded(draw.present, inputs))), dropped
+        worse, degrader = inputs, self.run.degrader
+        if degrader and len(draw.rows):
+            worse = degrader(inputs, draw.present, seed=self._seed("degrade", position))
+        return Rows(inputs, worse, target, replace(draw, present=graded(draw.present, inputs))), dropped
 
     def _loss_of(self, rows: Rows, seed: int | None) -> Tensor:
         try:
@@ -131,11 +157,10 @@ class Stepper:
             return torch.full((), float("nan"))
 
     def _forward(self, rows: Rows, seed: int | None) -> Tensor:
-        inputs, target, draw = rows
-        goal = self.processes.compute(self.run.objective.goal, inputs, target)
+        goal = self.processes.compute(self.run.objective.goal, rows.healthy, rows.target)
         if seed is not None:
             seed_everything(seed)
-        output = self.processes.compute(self.run.trainee.module, inputs, draw.present)
+        output = self.processes.compute(self.run.trainee.module, rows.inputs, rows.draw.present)
         loss = self.run.objective.loss(output, goal)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -146,7 +171,7 @@ class Stepper:
         """Count over all processes; stop all of them where one has a loss that isn't finite."""
         value = 0.0 if loss is None else loss.item()
         is_bad = not isfinite(value)
-        drawn = which[2].which.bincount(minlength=len(self.part.combinations)).tolist()
+        drawn = which.draw.which.bincount(minlength=len(self.part.combinations)).tolist()
         total, bad, *counts = self.processes.total(0.0 if is_bad else value * rows, is_bad, rows, dropped, *drawn)
         if bad:
             why = (
@@ -184,18 +209,16 @@ class Stepper:
         with torch.no_grad():
             found = {combination: some for combination, some in self._by_combination(rows)
                      if not self._forward(some, None).isfinite()}  # fmt: skip
-            causes = [self.run.trainee.why_not_finite(combination, some[0], some[2].present)
+            causes = [self.run.trainee.why_not_finite(combination, some.inputs, some.draw.present)
                       for combination, some in found.items()]  # fmt: skip
-        drawn = sorted({str(self.part.combinations[which]) for which in rows[2].which.tolist()})
+        drawn = sorted({str(self.part.combinations[which]) for which in rows.draw.which.tolist()})
         names = ", ".join(map(str, found)) if found else f"{', '.join(drawn)} taken together"
         return f" for rows with {names}. {next((cause for cause in causes if cause), WAYS)}"
 
     def _by_combination(self, rows: Rows) -> Iterator[tuple[Combination, Rows]]:
-        inputs, target, draw = rows
-        for which in draw.which.unique().tolist():
-            few, count = (draw.which == which).nonzero().flatten(), len(draw.which)
-            drawn = Draw(draw.rows[few], draw.which[few], draw.present[few])
-            yield self.part.combinations[which], (take(inputs, few, count, "inputs"), take(target, few, count), drawn)
+        drawn = rows.draw.which
+        for which in drawn.unique().tolist():
+            yield self.part.combinations[which], rows.take((drawn == which).nonzero().flatten())
 
     def _stop(self, position: Position, why: str) -> NoReturn:
         raise NonFiniteLoss(f"{position}: {why}. Training stopped and the parameters are those of before this step")

@@ -1,10 +1,14 @@
-"""The paper's experiments on a recipe, one file each: trained and kept by columns, as `subsense compare` does it."""
+"""The paper's experiments on a recipe, and one of our own, one file each.
+
+What they train is kept by columns, as `subsense compare` does it.
+"""
 
 from __future__ import annotations
 
+from subsense.recipes.experiments.corruption import check_kinds, corruption
 from subsense.recipes.experiments.degradation import degradation
 from subsense.recipes.experiments.ranks import ranks
 from subsense.recipes.experiments.similarity import similarity
 from subsense.recipes.experiments.unseen import check_left_out, unseen
 
-__all__ = ["check_left_out", "degradation", "ranks", "similarity", "unseen"]
+__all__ = ["check_kinds", "check_left_out", "corruption", "degradation", "ranks", "similarity", "unseen"]
