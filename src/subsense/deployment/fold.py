@@ -145,7 +145,7 @@ def prepare(
             "prepare: this network is called by a function, so its arguments aren't known; call that function "
             "with the folded network"
         )
-    return robust.call.arrange(robust.modalities, filled.fill_in(inputs))
+    return robust.call.arrange(robust.modalities, filled.fill_in(inputs), robust.call.omits)
 
 
 def _read(

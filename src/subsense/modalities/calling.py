@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,17 +29,24 @@ class Call:
         arguments: for ``"kwargs"``: (modality, part) -> argument name, where it isn't the part's own name.
         function: for ``"function"``: ``(network, inputs) -> output``.
         is_told: whether the function has an argument `present`, in which it is told what each row has.
+        omits: modalities without which the network is called where they are missing.
+        needed: arguments that the network can't be called without; they are None where a modality is left out.
     """
 
     form: str
     arguments: Mapping[tuple[str, str], str] = field(default_factory=dict)
     function: CallFunction | None = None
     is_told: bool = False
+    omits: frozenset[str] = frozenset()
+    needed: frozenset[str] = frozenset()
 
     @property
     def needs_groups(self) -> bool:
-        """Say whether rows that differ must run in groups: a function may look at stand-ins, a row can't be told."""
-        return self.function is not None and not self.is_told
+        """Say whether rows that differ must run in groups: a row can't be called without what another one has.
+
+        Nor with a function that isn't told, which may look at stand-ins.
+        """
+        return bool(self.omits) or (self.function is not None and not self.is_told)
 
     @property
     def spec(self) -> str | dict[str, list[str]]:
@@ -51,16 +58,41 @@ class Call:
             names.setdefault(modality, []).append(argument)
         return names
 
-    def arrange(self, modalities: Modalities, tensors: Filled) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Give the positional and keyword arguments for the network, or those that carry what `tensors` has."""
-        names = [name for name in modalities if name in tensors]
+    def omitting(self, network: nn.Module, omits: frozenset[str]) -> Call:
+        """Give the same call of a network that is called without these modalities where they are missing.
+
+        Raises:
+            ModalityError: the form stacks modalities, so that none can be left out.
+        """
+        if omits and self.form == "channels":
+            raise ModalityError(
+                f"fill 'omit' for {', '.join(sorted(omits))}: call 'channels' stacks all modalities into one tensor, "
+                "of which none can be left out; choose another fill, such as 'zeros'"
+            )
+        return replace(self, omits=omits, needed=_needed(network) if omits else frozenset())
+
+    def without(self, modalities: Modalities, tensors: Filled, code: int) -> Filled:
+        """Leave out what rows lack that all have the modalities of the bit mask, where nothing stands in for it."""
+        lacking = {name for bit, name in enumerate(modalities) if not code >> bit & 1}
+        return {name: parts for name, parts in tensors.items() if name not in self.omits & lacking}
+
+    def arrange(
+        self, modalities: Modalities, tensors: Filled, omitted: Collection[str] = ()
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Give the positional and keyword arguments for the network, or those that carry what `tensors` has.
+
+        What is `omitted` keeps its place: None, or not passed where the network can be called without.
+        """
+        names = [name for name in modalities if name in tensors or name in omitted]
+        parts = {name: tensors.get(name, (None,) * len(modalities[name].parts)) for name in names}
         if self.form == "kwargs":
-            return (), {
+            given = {
                 self.argument(name, part): tensor
                 for name in names
-                for part, tensor in zip(modalities[name].parts, tensors[name], strict=True)
+                for part, tensor in zip(modalities[name].parts, parts[name], strict=True)
             }
-        flat = [tensor for name in names for tensor in tensors[name]]
+            return (), {name: value for name, value in given.items() if value is not None or name in self.needed}
+        flat: list[Any] = [tensor for name in names for tensor in parts[name]]
         if self.form == "positional":
             return tuple(flat), {}
         if self.form == "list":
@@ -110,7 +142,7 @@ class Call:
             return self.function(network, named(modalities, tensors), present=present.to(first.device))
         if self.function is not None:
             return self.function(network, named(modalities, tensors))
-        args, kwargs = self.arrange(modalities, tensors)
+        args, kwargs = self.arrange(modalities, tensors, self.omits)
         return network(*args, **kwargs)
 
 
@@ -239,6 +271,15 @@ def _unstack(modalities: Modalities, call: Call, stacked: Tensor) -> Inputs:
     return named(
         modalities, {name: tuple(next(pieces) for _ in modality.parts) for name, modality in modalities.items()}
     )
+
+
+def _needed(network: nn.Module) -> frozenset[str]:
+    """Give the arguments of a network's forward that have no default."""
+    try:
+        parameters = inspect.signature(network.forward).parameters.values()
+    except (TypeError, ValueError):
+        return frozenset()
+    return frozenset(one.name for one in parameters if one.default is one.empty)
 
 
 def check_signature(network: nn.Module, call: Call, modalities: Modalities) -> None:

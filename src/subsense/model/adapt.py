@@ -83,6 +83,7 @@ def adapt(
     check_materialised(network)
     parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
     check_signature(network, parsed, modalities)
+    parsed.omitting(network, filling.omitted)
     router, saved = Router(modalities, modalities.select(combinations), sharing, untrained), SavedOutputs(memory)
     planned = plan(network, method, include=include, exclude=exclude, layers=layers)
     banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
@@ -95,6 +96,6 @@ def inject(
     network: nn.Module, plan: Plan, tensors: Mapping[str, Tensor], fill: Filling, router: Router, call: Call
 ) -> RobustModel:
     """Put adapters into a network, with these banks; everything was checked before."""
-    plan = replace(plan, num_rows=len(router.row_names))
+    plan, call = replace(plan, num_rows=len(router.row_names), reached={}), call.omitting(network, fill.omitted)
     banks = Banks(plan, tensors, network)
     return RobustModel(network, plan, banks, fill, router, Injection(network, plan, banks), call)
