@@ -182,9 +182,15 @@ def test_such_a_model_is_trained_evaluated_saved_loaded_and_folded(sharing: str,
         args, kwargs = ss.prepare(robust, some)
         torch.testing.assert_close(folded(*args, **kwargs), robust(some), **TOLERANCE)
         assert kwargs.keys() == some.keys() | {"text"}
-        dropped = ss.fold(robust, combination, example=values, drop_absent=True)
-        torch.testing.assert_close(dropped(**some), robust(some), **TOLERANCE)
-        assert sum(one.numel() for one in dropped.parameters()) < sum(one.numel() for one in folded.parameters())
+
+
+@pytest.mark.parametrize("name", ["text", "image+sound"])
+def test_a_fold_drops_what_is_never_called(name: str) -> None:
+    robust, values = adapted(Plain()), inputs()
+    some = given(values, robust.modalities.combination(name))
+    dropped = ss.fold(robust, name, example=values, drop_absent=True)
+    torch.testing.assert_close(dropped(**some), robust(some), **TOLERANCE)
+    assert sum(one.numel() for one in dropped.parameters()) < sum(one.numel() for one in Plain().parameters())
 
 
 @pytest.mark.parametrize("sharing", ["independent", "additive"])

@@ -18,7 +18,7 @@ from subsense.adapters.layers.describe import describe
 from subsense.adapters.layers.layer import Layer
 from subsense.errors import PlanError, UnmatchedPattern, UnsupportedLayer, closest
 from subsense.injection.wrapped import check_wrappers
-from subsense.support.tables import format_share, format_table
+from subsense.support.tables import format_share, format_table, listed
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Plan:
 
     def _silent(self) -> list[str]:
         return [
-            f"{name} calls {len(self.sites) - len(silent)} of {len(self.sites)} sites, not {', '.join(silent)}"
+            f"{name} calls {len(self.sites) - len(silent)} of {len(self.sites)} sites, not {listed(silent)}"
             for name, silent in self.silent().items()
         ]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from subsense.errors import InputError, ModalityError, closest
 from subsense.modalities import AxisSpec, Modalities
 from subsense.modalities.inputs import Filled, Inputs, named
+from subsense.modalities.signature import needed_arguments
 
 CallFunction = Callable[..., Any]
 """``(network, inputs) -> output``, or ``(network, inputs, present) -> output``."""
@@ -69,12 +70,24 @@ class Call:
                 f"fill 'omit' for {', '.join(sorted(omits))}: call 'channels' stacks all modalities into one tensor, "
                 "of which none can be left out; choose another fill, such as 'zeros'"
             )
-        return replace(self, omits=omits, needed=_needed(network) if omits else frozenset())
+        return replace(self, omits=omits, needed=needed_arguments(network) if omits else frozenset())
 
     def without(self, modalities: Modalities, tensors: Filled, code: int) -> Filled:
         """Leave out what rows lack that all have the modalities of the bit mask, where nothing stands in for it."""
         lacking = {name for bit, name in enumerate(modalities) if not code >> bit & 1}
         return {name: parts for name, parts in tensors.items() if name not in self.omits & lacking}
+
+    def fullest(self, modalities: Modalities, tensors: Filled, codes: Sequence[int]) -> Filled:
+        """Give rows of a batch on which to find out where rows are: those with the most modalities, without the rest.
+
+        Where something stands in for all that is missing, any row will do, and the batch comes back as it is.
+        """
+        if not self.omits:
+            return tensors
+        most = max(codes, key=int.bit_count)
+        rows = [row for row, code in enumerate(codes) if code == most]
+        taken = {name: tuple(tensor[rows] for tensor in parts) for name, parts in tensors.items()}
+        return self.without(modalities, taken, most)
 
     def arrange(
         self, modalities: Modalities, tensors: Filled, omitted: Collection[str] = ()
@@ -100,6 +113,24 @@ class Call:
         if self.form == "channels":
             return (torch.cat(flat, dim=1),), {}
         return (named(modalities, tensors),), {}
+
+    def keywords(self, network: nn.Module, modalities: Modalities, tensors: Filled) -> dict[str, Any]:
+        """Give everything that the network is called with as keywords.
+
+        Raises:
+            InputError: it is called otherwise, or by a function that doesn't say how (by an attribute `arguments`).
+        """
+        arguments = getattr(self.function, "arguments", None)
+        if arguments is not None:
+            given: dict[str, Any] = arguments(network, named(modalities, tensors))
+            return given
+        if self.form != "kwargs":
+            raise InputError(
+                f"generate: the network is called by {self.form!r}, which doesn't say which keywords its `generate` "
+                "gets; declare modalities by the names of its arguments (call='kwargs'), or call it by an object that "
+                "has arguments(network, inputs), such as subsense.integrations.transformers.LanguageModelCall"
+            )
+        return self.arrange(modalities, tensors, self.omits)[1]
 
     def argument(self, modality: str, part: str) -> str:
         """Give the name of the argument that carries a part."""
@@ -271,46 +302,6 @@ def _unstack(modalities: Modalities, call: Call, stacked: Tensor) -> Inputs:
     return named(
         modalities, {name: tuple(next(pieces) for _ in modality.parts) for name, modality in modalities.items()}
     )
-
-
-def _needed(network: nn.Module) -> frozenset[str]:
-    """Give the arguments of a network's forward that have no default."""
-    try:
-        parameters = inspect.signature(network.forward).parameters.values()
-    except (TypeError, ValueError):
-        return frozenset()
-    return frozenset(one.name for one in parameters if one.default is one.empty)
-
-
-def check_signature(network: nn.Module, call: Call, modalities: Modalities) -> None:
-    """Raise `ModalityError` where the network's `forward` has no argument of a name, or needs one that no modality is.
-
-    What can't be told (a function that calls the network, ``**kwargs``, a forward without a signature, none) passes.
-    """
-    if call.form != "kwargs" or isinstance(network, torch.jit.ScriptModule):
-        return
-    if type(network).forward is nn.Module.forward:
-        return
-    try:
-        parameters = inspect.signature(network.forward).parameters
-    except (TypeError, ValueError):
-        return
-    kinds = {one.kind for one in parameters.values()}
-    known = [one.name for one in parameters.values() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    names = [call.argument(name, part) for name, modality in modalities.items() for part in modality.parts]
-    for name in names:
-        if name not in known and inspect.Parameter.VAR_KEYWORD not in kinds:
-            raise ModalityError(
-                f"call: {type(network).__name__}.forward has no argument {name!r}; it has "
-                f"{', '.join(known) or 'none'}.{closest(name, known)} Name the modality as the argument, or map it: "
-                f"call={{{name!r}: 'argument'}}; a network that takes no keywords: call='positional' or 'list'"
-            )
-    needed = [name for name in known if parameters[name].default is inspect.Parameter.empty and name not in names]
-    if needed:
-        raise ModalityError(
-            f"call: {type(network).__name__}.forward needs {', '.join(map(repr, needed))}, which no modality is; "
-            "declare it, or pass a function: call=lambda network, inputs: network(**inputs, ...)"
-        )
 
 
 def _check_channels(modalities: Modalities) -> None:

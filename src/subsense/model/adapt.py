@@ -16,9 +16,10 @@ from subsense.injection.planning import Plan, plan
 from subsense.injection.saved_outputs import SavedOutputs
 from subsense.injection.wrapped import check_materialised
 from subsense.modalities import AxisSpec, Modalities
-from subsense.modalities.calling import Call, CallSpec, check_signature, parse_call, spread_arguments
+from subsense.modalities.calling import Call, CallSpec, parse_call, spread_arguments
 from subsense.modalities.declaration import Wanted
 from subsense.modalities.filling import Filling, FillSpec
+from subsense.modalities.signature import check_signature
 from subsense.model.robust import RobustModel
 from subsense.routing.router import Router
 

@@ -81,13 +81,17 @@ class Execution:
         if batch.code is not None:
             if torch.compiler.is_dynamo_compiling():
                 self._graphs.traced()
-            return self._uniform(filled, batch.code, batch.device, training)
+            return self.uniform(filled, batch.code, batch.device, training)
         if torch.compiler.is_compiling():
             return self._compiled(filled, batch, training)
         return self.rows.retried(lambda: self._mixed(filled, batch, training))
 
-    def features(self, filled: Filled, code: int, adapted: bool, training: bool) -> dict[str, list[Tensor]]:
+    def features(self, filled: Filled, code: int | None, adapted: bool, training: bool) -> dict[str, list[Tensor]]:
         """Give what every site gives, for rows that all have the modalities of the bit mask, without gradients."""
+        if code is None:
+            raise InputError(
+                "features: expected rows that all lack the same modalities; pass one combination at a time"
+            )
         served = self.router.substitute(code, training)
         if not adapted or served == self.router.complete:
             return {site: list(found) for site, found in self.observe(filled, code).items() if site != OUTPUT}
@@ -109,7 +113,8 @@ class Execution:
         with self.hold(), self.injection.paused():
             yield
 
-    def _uniform(self, filled: Filled, code: int, device: torch.device, training: bool) -> Any:
+    def uniform(self, filled: Filled, code: int, device: torch.device, training: bool) -> Any:
+        """Give the network's own output for rows that all have the modalities of the bit mask."""
         served = self.router.substitute(code, training)
         self._mark([served], training)
         present = self.call.rows(self.modalities, filled, code)
@@ -133,7 +138,7 @@ class Execution:
 
         if len(kinds) == 1:
             return alike(filled, 0)
-        self.rows.locate_once(filled)
+        self._locate_once(filled, batch)
         if self.rows.must_group(filled, which.tolist()):
             return self.rows.grouped(alike, filled, which.tolist())
         return self._adapted(filled, Route(Choice(weights), False, self.rows.placements), batch.present)
@@ -141,7 +146,7 @@ class Execution:
     def _mixed(self, filled: Filled, batch: Batch, training: bool) -> Any:
         codes = batch.codes(self.modalities)
         served = [self.router.substitute(code, training) for code in codes]
-        self.rows.locate_once(filled)
+        self._locate_once(filled, batch)
         if (self.call.function is not None or self.call.omits) and self.rows.must_group(filled, served):
             return self._grouped(filled, codes, batch.device, training)
         if self.rows.must_group(filled, served):
@@ -149,9 +154,12 @@ class Execution:
         self._mark(served, training)
         return self._adapted(filled, self.router.mixed(served, batch.device, self.rows.placements), batch.present)
 
+    def _locate_once(self, filled: Filled, batch: Batch, check: bool = True) -> None:
+        self.rows.locate_once(self.call.fullest(self.modalities, filled, batch.codes(self.modalities)), check)
+
     def _grouped(self, filled: Filled, codes: Sequence[int], device: torch.device, training: bool) -> Any:
         def run(part: Filled, code: int) -> Any:
-            return self._uniform(self.call.without(self.modalities, part, code), code, device, training)
+            return self.uniform(self.call.without(self.modalities, part, code), code, device, training)
 
         return self.rows.grouped(run, filled, codes)
 
@@ -159,7 +167,7 @@ class Execution:
         """Give the frozen network's output, no adapter acting; in groups where its function must not see mixed rows."""
         if batch.code is not None or not self.call.needs_groups or torch.compiler.is_compiling():
             return self.plain(filled, batch.present)
-        self.rows.locate_once(filled, check=False)
+        self._locate_once(filled, batch, check=False)
 
         def run(part: Filled, code: int) -> Any:
             part = self.call.without(self.modalities, part, code)
@@ -177,16 +185,16 @@ class Execution:
             self.router.trained_rows |= set(weights.any(0).nonzero().flatten().tolist())
 
     def _compiled(self, filled: Filled, batch: Batch, training: bool) -> Any:
-        if self.rows.unknown:
-            raise InputError(
-                "a graph with `present` needs to know where rows are inside the network: call the model once with "
-                "a mixed batch, or model.locate(inputs), before compiling it"
-            )
         if self.call.omits:
             raise InputError(
                 "a graph with `present` can't run rows in groups, and nothing stands in for "
                 f"{', '.join(sorted(self.call.omits))} (fill 'omit'); leave `present` out of the graph: one "
                 "combination at a time, or choose another fill"
+            )
+        if self.rows.unknown:
+            raise InputError(
+                "a graph with `present` needs to know where rows are inside the network: call the model once with "
+                "a mixed batch, or model.locate(inputs), before compiling it"
             )
         if self.call.needs_groups:
             raise InputError(

@@ -47,8 +47,9 @@ class FilledNetwork(nn.Module):
         filled = self.fill(batch)
         if batch.code is not None or not self.call.needs_groups or torch.compiler.is_compiling():
             return self.call(self.network, self.modalities, filled, batch.present)
-        places = locate(self._observe, filled, OUTPUT).placements.get(OUTPUT, ())
         codes = batch.codes(self.modalities)
+        some = self.call.fullest(self.modalities, filled, codes)
+        places = locate(self._observe, some, OUTPUT).placements.get(OUTPUT, ())
 
         def run(part: Filled, code: int) -> Any:
             return self.call(self.network, self.modalities, self.call.without(self.modalities, part, code))

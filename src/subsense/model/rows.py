@@ -43,7 +43,6 @@ class Rows:
         self._observe, self._sites, self._call, self._check = observe, sites, call, check
         self.located: Located | None = None
         self.names: Sequence[Any] = ()
-        self._passed: frozenset[str] = frozenset()
 
     @property
     def placements(self) -> Mapping[str, Sequence[Any]]:
@@ -58,12 +57,12 @@ class Rows:
 
     def locate(self, filled: Filled) -> Located:
         """Find out where each site has the rows of a batch."""
-        self.located, self._passed = locate(self._observe, filled, OUTPUT), frozenset(filled)
+        self.located = locate(self._observe, filled, OUTPUT)
         return self.located
 
     def locate_once(self, filled: Filled, check: bool = True) -> None:
-        """Find it out where it isn't known yet, or isn't for the modalities that are passed."""
-        if self.located is None or self._passed != frozenset(filled):
+        """Find it out where it isn't known yet."""
+        if self.located is None:
             located = self.locate(filled)
             if check:
                 self._check(located.placements)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from subsense.injection.banks import site_of
+from subsense.support.tables import listed
 from subsense.training.safety import Losses
 
 Record = dict[str, Any]
@@ -94,7 +95,7 @@ class TrainingReport:
             sites = ", ".join(dict.fromkeys(site_of(name) for name in self.idle))
             yield f"without effect, since nothing the loss sees depends on them (exclude them, or leave them): {sites}"
         for name, silent in self.silent.items():
-            yield f"{name}: the network doesn't call {', '.join(silent)}, so its adapters there were not trained"
+            yield f"{name}: the network doesn't call {listed(silent)}, so its adapters there were not trained"
         yield from self._lines_of_losses()
 
     def _lines_of_losses(self) -> Iterator[str]:
