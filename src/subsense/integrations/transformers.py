@@ -30,11 +30,14 @@ class LanguageModelCall:
         pad: the id of padding.
         packed: arguments of which the model wants all rows in one, (batch, n, ...) as (batch * n, ...): patches of
             Qwen's models, lists of pictures.
-        types: argument -> modality -> the number that its tokens have in it, 0 elsewhere: Qwen's
-            ``{"mm_token_type_ids": {"image": 1}}``, Gemma's ``{"token_type_ids": {"image": 1}}``.
+        types: argument -> token -> the number that it has there, others 0: which tokens are a picture's, for Qwen's
+            models ``{"mm_token_type_ids": {image_token: 1}}``, for Gemma's ``{"token_type_ids": {image_token: 1}}``.
+        fixed: argument -> numbers of one row, which every row gets: an instruction, what a decoder begins with.
         length: shorter prompts are padded to it, so that a prompt that stands in for the text is as long as those
             that it stands beside.
         trim: take away what is padding in every row; lengths then differ between combinations.
+        outputs: names in the model's output that are kept; None: all. Lists of towers' outputs have no row each, and
+            such an output can't be put together where rows differ.
         options: more arguments of every forward, as they are.
 
     >>> call = LanguageModelCall({"image": [9]}, prompt=[1, 9, 9, 5])
@@ -55,24 +58,26 @@ class LanguageModelCall:
         prompt: Sequence[int] | None = None,
         pad: int = 0,
         packed: Collection[str] = (),
-        types: Mapping[str, Mapping[str, int]] | None = None,
+        types: Mapping[str, Mapping[int, int]] | None = None,
+        fixed: Mapping[str, Sequence[int]] | None = None,
         length: int = 0,
         trim: bool = False,
+        outputs: Collection[str] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokens = {name: tuple(found) for name, found in tokens.items()}
         self.text, self.ids, self.mask, self.prompt, self.pad = text, ids, mask, prompt, pad
         self.packed, self.types = frozenset(packed), dict(types or {})
-        self.length, self.trim = length, trim
-        self.options = dict(options or {})
-        named = {name for numbers in self.types.values() for name in numbers}
-        if unknown := sorted(named - set(self.tokens)):
-            raise ModalityError(f"types: {', '.join(unknown)} has no tokens; tokens knows {', '.join(self.tokens)}")
+        self.fixed, self.length, self.trim = dict(fixed or {}), length, trim
+        self.outputs, self.options = outputs, dict(options or {})
 
     def __call__(self, network: nn.Module, inputs: Inputs) -> Any:
         """Run one forward, without a cache of keys and values, which only generating needs."""
         options = {"use_cache": False} if _takes(network, "use_cache") else {}
-        return network(**self.arguments(network, inputs), **(options | self.options))
+        output = network(**self.arguments(network, inputs), **(options | self.options))
+        if self.outputs is None:
+            return output
+        return type(output)(**{name: output[name] for name in self.outputs})
 
     def arguments(self, network: nn.Module, inputs: Inputs) -> dict[str, Any]:
         """Give the arguments of a forward, or of `generate`, for rows that all have the same modalities.
@@ -87,7 +92,10 @@ class LanguageModelCall:
             if name != self.text
             for argument, tensor in parts.items()
         }
-        return self._without(self._text(given), [name for name in self.tokens if name not in given]) | others
+        text = self._without(self._text(given), [name for name in self.tokens if name not in given])
+        ids = text[self.ids]
+        fixed = {name: ids.new_tensor(list(row)).expand(len(ids), -1) for name, row in self.fixed.items()}
+        return text | others | fixed
 
     def _text(self, given: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         parts = dict(given.get(self.text, {}))
@@ -103,8 +111,8 @@ class LanguageModelCall:
         parts.setdefault(self.mask, torch.ones_like(ids))
         for argument, numbers in self.types.items():
             kinds = torch.zeros_like(ids)
-            for name, number in numbers.items():
-                kinds = kinds.masked_fill(self._stands(ids, [name]), number)
+            for token, number in numbers.items():
+                kinds = kinds.masked_fill(ids == token, number)
             parts[argument] = kinds
         return parts
 
