@@ -38,7 +38,6 @@ class LanguageModelCall:
         trim: take away what is padding in every row; lengths then differ between combinations.
         outputs: names in the model's output that are kept; None: all. Lists of towers' outputs have no row each, and
             such an output can't be put together where rows differ.
-        options: more arguments of every forward, as they are.
 
     >>> call = LanguageModelCall({"image": [9]}, prompt=[1, 9, 9, 5])
     >>> call.arguments(nn.Identity(), {"text": {"input_ids": torch.tensor([[1, 9, 9, 4, 7]])}})["input_ids"]
@@ -63,18 +62,17 @@ class LanguageModelCall:
         length: int = 0,
         trim: bool = False,
         outputs: Collection[str] | None = None,
-        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokens = {name: tuple(found) for name, found in tokens.items()}
         self.text, self.ids, self.mask, self.prompt, self.pad = text, ids, mask, prompt, pad
         self.packed, self.types = frozenset(packed), dict(types or {})
         self.fixed, self.length, self.trim = dict(fixed or {}), length, trim
-        self.outputs, self.options = outputs, dict(options or {})
+        self.outputs = outputs
 
     def __call__(self, network: nn.Module, inputs: Inputs) -> Any:
         """Run one forward, without a cache of keys and values, which only generating needs."""
         options = {"use_cache": False} if _takes(network, "use_cache") else {}
-        output = network(**self.arguments(network, inputs), **(options | self.options))
+        output = network(**self.arguments(network, inputs), **options)
         if self.outputs is None:
             return output
         return type(output)(**{name: output[name] for name in self.outputs})
@@ -94,7 +92,7 @@ class LanguageModelCall:
         }
         text = self._without(self._text(given), [name for name in self.tokens if name not in given])
         ids = text[self.ids]
-        fixed = {name: ids.new_tensor(list(row)).expand(len(ids), -1) for name, row in self.fixed.items()}
+        fixed = {name: ids.new_tensor(list(row)).expand(ids.shape[0], -1) for name, row in self.fixed.items()}
         return text | others | fixed
 
     def _text(self, given: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -106,7 +104,7 @@ class LanguageModelCall:
                     "with the placeholders of the other modalities: LanguageModelCall(..., prompt=[...])"
                 )
             first = next(tensor for others in given.values() for tensor in others.values())
-            parts = {self.ids: torch.tensor(list(self.prompt), device=first.device).expand(len(first), -1)}
+            parts = {self.ids: torch.tensor(list(self.prompt), device=first.device).expand(first.shape[0], -1)}
         ids = parts[self.ids] = parts.pop(self.text) if self.ids not in parts else parts[self.ids]
         parts.setdefault(self.mask, torch.ones_like(ids))
         for argument, numbers in self.types.items():
