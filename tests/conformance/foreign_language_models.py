@@ -226,7 +226,7 @@ LANGUAGE_MODELS = {
                 text_config=LANGUAGE | {"model_type": "gemma", "head_dim": 8},
                 vision_config=VISION | {"model_type": "siglip_vision_model"}, image_token_index=IMAGE,
                 projection_dim=16, hidden_size=16),
-        4,
+        4, types={"token_type_ids": {}}, note="with `token_type_ids`: without, it depends on padding what a token sees",
     ),
     "LLaVA-NeXT": talker(
         library("LlavaNextForConditionalGeneration", "LlavaNextConfig", text_config=LLAMA,
