@@ -193,10 +193,11 @@ def test_a_fold_drops_what_is_never_called(name: str) -> None:
     assert sum(one.numel() for one in dropped.parameters()) < sum(one.numel() for one in Plain().parameters())
 
 
+@pytest.mark.parametrize("chunk", [None, 20])
 @pytest.mark.parametrize("sharing", ["independent", "additive"])
-def test_such_a_model_is_calibrated(sharing: str) -> None:
+def test_such_a_model_is_calibrated(sharing: str, chunk: int | None) -> None:
     robust, values = adapted(Plain(), stir=False, sharing=sharing), inputs(64)
-    report = ss.calibrate(robust, [values], progress=False)
+    report = ss.calibrate(robust, [values], chunk=chunk, progress=False)
     assert set(report.outputs) == {str(one) for one in robust.combinations}
     held = inputs(256, seed=9)
     complete = robust.eval()(held)
