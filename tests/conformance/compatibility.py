@@ -12,11 +12,16 @@ from pathlib import Path
 
 import torch
 
+from conformance.foreign_language_models import LANGUAGE_MODELS
 from conformance.foreign_torch import TORCH
 from conformance.foreign_transformers import TRANSFORMERS
 from conformance.survey import CHECKS, REFUSED, RIGHT, Case, Row, survey
 
-SOURCES: Mapping[str, Mapping[str, Case]] = {"transformers": TRANSFORMERS, "torch": TORCH}
+SOURCES: Mapping[str, Mapping[str, Case]] = {
+    "transformers": TRANSFORMERS,
+    "language models of transformers": LANGUAGE_MODELS,
+    "torch": TORCH,
+}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"
 OPENING = """# Compatibility: networks that nobody here wrote
 
@@ -36,6 +41,8 @@ Each network below is made with random weights and toy sizes, adapted by one `su
 - **rows**: a batch whose rows lack different things equals row by row, to 1e-5 of the greatest output (bfloat16: 0.05).
 - **fold**: the folded network gives the same, within the same bounds.
 - **save, load**: the same bits. **detach**: no trace, the same bits.
+- Language models are called by `subsense.integrations.transformers.LanguageModelCall` with `fill="omit"`: what is
+  missing isn't passed, and its tokens leave the prompt. Their rows are compared at the last three tokens, to 1e-4.
 - ✓ holds; **refused**: a `SubsenseError`, whose words stand below the tables; anything else is a fault, and is shown as
   **wrong**.
 """
@@ -124,7 +131,8 @@ def _num_rows() -> int:
 def _not_there() -> Iterator[str]:
     yield "\n## Not in the table\n"
     yield (
-        f"transformers {version('transformers')} has neither ImageBind nor TVLT. Networks on a GPU, networks split "
+        f"transformers {version('transformers')} has neither ImageBind nor TVLT, and its Gemma 3n needs timm. "
+        "Networks on a GPU, networks split "
         "over several devices, and weights quantised by other libraries than torch's own were not tried."
     )
     yield ""

@@ -9,7 +9,8 @@ import torch
 
 import subsense as ss
 from conformance.compatibility import DOCUMENT, SOURCES, table_names
-from conformance.survey import CHECKS, RIGHT, Case, Survey, survey
+from conformance.foreign_language_models import LANGUAGE_MODELS
+from conformance.survey import CHECKS, RIGHT, Case, Survey, stir, survey
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -41,6 +42,27 @@ def test_a_foreign_network_is_right_or_refused(case: Case) -> None:
     else:
         assert not row.error
         assert dict(row.checks) == dict.fromkeys(CHECKS, RIGHT)
+
+
+BOTH = ("Gemma 3", "PaliGemma", "Florence-2", "Kosmos-2", "BLIP-2", "InstructBLIP", "Janus", "Whisper")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in LANGUAGE_MODELS if name != "Llama 4"])
+def test_a_language_model_is_folded_without_its_towers(name: str) -> None:
+    it = Survey(LANGUAGE_MODELS[name])
+    robust = stir(it.robust)
+    others = [one for one in map(str, robust.combinations) if one != "text"] if name in BOTH else []
+    for combination in ["text", *others]:
+        dropped = ss.fold(robust, combination, example=it.inputs, drop_absent=True)  # it checks the numbers
+        assert sum(map(torch.numel, dropped.state_dict().values())) < 1.1 * robust.plan.network_parameters
+
+
+@pytest.mark.slow
+def test_a_graph_that_reads_sizes_from_its_input_names_the_line() -> None:
+    it = Survey(LANGUAGE_MODELS["Qwen2.5-VL"])
+    with pytest.raises(ss.FoldError, match=r"stopped by 'grid_t, grid_h, grid_w = .*vision_utils.py, line \d+"):
+        ss.fold(stir(it.robust), "image", example=it.inputs, drop_absent=True)
 
 
 def test_recurrent_layers_are_named_as_out_of_reach() -> None:

@@ -326,3 +326,44 @@ def test_a_constant_that_is_not_right_is_refused(monkeypatch: pytest.MonkeyPatch
     )
     with pytest.raises(FoldError, match="the network without what is absent, on 1 rows: differs"):
         fold(robust, "left", drop_absent=True)
+
+
+class Relative(nn.Module):
+    """Add relative positions, and a wide map made by one number, to what there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.thermal = nn.Parameter(torch.randn(199)), nn.Linear(1, 1)
+        self.rgb = nn.Linear(100, 100)
+
+    def forward(self, rgb: Tensor, thermal: Tensor) -> Tensor:
+        places = torch.arange(100)
+        relative = self.table[places[:, None] - places[None] + 99]
+        return torch.softmax(self.rgb(rgb) + relative, -1) + self.thermal(thermal.unsqueeze(-1)).squeeze(-1)
+
+
+@pytest.mark.parametrize(("largest", "is_kept"), [({}, False), ({"largest_constant": 60.0}, True)])
+def test_a_constant_is_no_larger_than_asked_for(largest: dict[str, float], is_kept: bool) -> None:
+    robust = adapt(Relative(), {"rgb": "100 100", "thermal": "100 100"})
+    robust.mark_trained("all")
+    inputs = {"rgb": torch.randn(2, 100, 100)}
+    dropped = fold(robust, "rgb", example=inputs, drop_absent=True, **largest)
+    torch.testing.assert_close(dropped(**inputs), robust.eval()(inputs))
+    held = [one.numel() for one in [*dropped.parameters(), *dropped.buffers()]]
+    assert held.count(10_000) == (3 if is_kept else 2)  # rgb.weight, what is absent, and the relative positions
+    assert (199 in held) is not is_kept
+
+
+def test_an_export_that_stops_names_the_networks_line() -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.a(a) + self.b(b) if a.sum() > 0 else self.a(a)
+
+    robust = adapt(Asking(), {"a": "4", "b": "4"})
+    robust.mark_trained("all")
+    with pytest.raises(FoldError, match=r"stopped by 'return .* if a.sum\(\) > 0 .*test_drop_absent.py, line \d+"):
+        fold(robust, "a", example={"a": torch.ones(2, 4)}, drop_absent=True)

@@ -312,3 +312,15 @@ def test_an_output_that_has_no_rows_cannot_run_grouped() -> None:
         InputError, match=r"must run in groups, but an output of the network \(shape \(\)\) has no place"
     ):
         robust(INPUTS, PRESENT)
+
+
+def test_rows_are_found_where_redrawn_placeholders_would_hand_a_rows_picture_to_others() -> None:
+    def run(filled: dict[str, tuple[Tensor, ...]]) -> dict[str, list[Tensor]]:
+        (ids,), (pictures,) = filled["text"], filled["image"]
+        words = nn.functional.one_hot(ids % 10, 10).float()[..., :3]
+        return {"output": [words.masked_scatter((ids == 9)[..., None], pictures).cumsum(1)]}
+
+    ids = torch.tensor([[1, 9, 9, 4], [2, 9, 9, 8], [5, 9, 9, 3]])
+    found = locate(run, {"text": (ids,), "image": (torch.randn(3, 2, 3),)}, "output")
+    assert found.placements["output"] == (Placement(0),)
+    assert not found.certain

@@ -55,6 +55,10 @@ class Moments:
         share = (DIGITS * torch.finfo(z.dtype).eps) ** 2 + DIGITS * torch.finfo(torch.float64).eps
         return cls(wide[0].new_tensor(len(z)), *sums, share * sums[2].diagonal(dim1=1, dim2=2).sum())
 
+    def empty(self) -> Moments:
+        """Give the moments of no position, shaped as these."""
+        return Moments(*(torch.zeros_like(getattr(self, one.name)) for one in fields(self)))
+
     def moved(self, offset: Tensor) -> Moments:
         """Give the moments of features that are less by an offset (group, feature)."""
         cross = self.z[:, :, None] * offset[:, None, :]

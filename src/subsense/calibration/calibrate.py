@@ -136,7 +136,7 @@ class _Job:
         first, single = self.chunks[0], len(self.chunks) == 1
         capture = Capture(self.settings.sampler, num_rows(first), only=None if single else ("", 0))
         self.robust.visit(read(self.robust.modalities, first), capture)
-        self.robust.injection.check_called(capture.calls)
+        self.robust.execution.reach.check_located(capture.calls)
         goals = capture.goals if single else None
         groups = [asked] if self.robust.sharing == "additive" else [(one,) for one in asked]
         for group in _shown(groups, progress):

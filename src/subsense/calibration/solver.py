@@ -89,6 +89,8 @@ class Solver:
 
     def _is_located(self) -> bool:
         """Say whether it is known where the rows of a batch are at each site, so that all sets run as one batch."""
+        if self.robust.call.needs_groups:
+            return False
         if self.robust.located is None:
             self.robust.locate(self.chunks[0])
         located = self.robust.located
@@ -119,7 +121,11 @@ class Solver:
                     sums[number] += visit.found
                     for own, goal in visit.outputs if index == 0 else ():
                         self.watch(site, number, own, goal)
-            self.write(site, index, module, [reduce(add, some) for some in sums])
+            if not any(sums):  # the network doesn't call it where these are missing
+                self.rest(site)
+                return
+            empty = next(some[0] for some in sums if some).empty()
+            self.write(site, index, module, [reduce(add, some, empty) for some in sums])
         self.solved.add(site.key)
 
     def _goals_at(self, site: Site, number: int, inputs: Inputs) -> Goals:

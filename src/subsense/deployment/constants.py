@@ -7,7 +7,8 @@ Such a value is replaced where it is one row repeated, so that the batch size st
   in it, and each axis has a fixed size or a multiple of the batch size;
 * the numbers: computed for one row, for two and for three, they are the one row repeated along those axes.
 
-What fails stays in the graph, and what it is made of is looked at instead.
+What fails stays in the graph, and what it is made of is looked at instead; so does what would take up more memory than
+what computes it, where that is no part of what is absent (relative positions of windows, masks).
 """
 
 from __future__ import annotations
@@ -24,16 +25,21 @@ from torch.export.graph_signature import OutputKind
 from subsense.deployment.export import CLOSE, tolerance_of
 from subsense.deployment.torch_private import VIEWS, OpOverload
 from subsense.errors import FoldError
+from subsense.modalities import filling
 
 ROWS = (1, 2, 3)
+SMALL = 4096
+"""Numbers of a constant that is kept whatever it is made of."""
 aten = torch.ops.aten
 
 
-def fold_constants(program: ExportedProgram) -> fx.GraphModule:
+def fold_constants(program: ExportedProgram, largest: float = 1.0) -> fx.GraphModule:
     """Give an exported program as a module in which everything that no input reaches is computed already.
 
     Args:
         program: exported with a free batch size, the first axis of every input, and every other size fixed.
+        largest: most numbers of a constant for each number of the weights and buffers that it is made of, where no
+            stand-in for what is absent has a part in it; such a constant of up to `SMALL` numbers is kept.
 
     Raises:
         FoldError: the program changes a buffer or an input in each call, or can't run on a single row.
@@ -45,7 +51,8 @@ def fold_constants(program: ExportedProgram) -> fx.GraphModule:
     while new := [node for node in search.frontier(refused) if node not in constants]:
         computed = [_compute(module, search, new, rows) for rows in ROWS]
         for node in new:
-            if _is_row_repeated(search.multiples(node), [values[node] for values in computed]):
+            values = [found[node] for found in computed]
+            if _is_row_repeated(search.multiples(node), values) and _pays(node, values[0], largest):
                 constants[node] = computed[0][node]
             else:
                 refused.add(node)
@@ -209,6 +216,15 @@ def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
             found.add(node)
             stack += [] if _is_size(node) else node.all_input_nodes
     return found
+
+
+def _pays(node: fx.Node, constant: Tensor, largest: float) -> bool:
+    """Say whether a constant is no larger than it may be for what it is made of."""
+    made_of = _ancestors([node])
+    if constant.numel() <= SMALL or any(filling.__file__ in (one.meta.get("stack_trace") or "") for one in made_of):
+        return True
+    numbers: int = sum(_value(one).numel() for one in made_of if one.op == "get_attr")
+    return constant.numel() <= largest * numbers
 
 
 def _is_row_repeated(multiples: list[int] | None, values: Sequence[Tensor]) -> bool:

@@ -21,23 +21,34 @@ from subsense.routing.groups import output_tensors
 from subsense.support.modules import device_of
 
 
-def drop(filled: FilledNetwork, inputs: Inputs) -> nn.Module:
+def drop(filled: FilledNetwork, inputs: Inputs, largest: float = 1.0) -> nn.Module:
     """Give a network that takes what is present only, and computes what a network on filled inputs computes.
 
     Args:
         filled: the network, what stands in for what is absent, and how it is called.
         inputs: what is present (batch, ...), as the result will get it; the batch size alone may then be another.
+        largest: of constants, see `subsense.deployment.constants.fold_constants`.
 
     Raises:
         FoldError: the network can't be exported, is no function of its inputs, or the result gives other numbers.
     """
     from subsense.deployment.layout import rearrange
 
+    _switch_caches_off(filled.network)
     args, kwargs = present_arguments(filled, inputs)
-    graph = merge(fold_constants(trace(_Present(filled, inputs, args, kwargs), args, kwargs, free_batch=True)))
+    program = trace(_Present(filled, inputs, args, kwargs), args, kwargs, free_batch=True)
+    graph = merge(fold_constants(program, largest))
     dropped = plain(rearrange(graph))
     _check(filled, dropped, inputs)
     return dropped
+
+
+def _switch_caches_off(network: nn.Module) -> None:
+    """Let a folded language model keep no keys and values: a cache is an object that no graph can hand out."""
+    for module in network.modules():
+        config: Any = getattr(module, "config", None)
+        if getattr(config, "use_cache", None):
+            config.use_cache = False
 
 
 def present_arguments(filled: FilledNetwork, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

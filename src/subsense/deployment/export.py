@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,7 +103,21 @@ def _attempt(what: str, export: Callable[[], Result]) -> Result:
         with torch.no_grad():
             return export()
     except Exception as error:
-        raise FoldError(f"{what} can't take this network: {type(error).__name__}: {error}") from error
+        place = _stopped_at(error)
+        raise FoldError(f"{what} can't take this network{place}: {type(error).__name__}: {error}") from error
+
+
+def _stopped_at(error: Exception) -> str:
+    """Name the network's own line that stopped an export; nothing where that isn't known."""
+    torchs, own = (str(Path(str(package.__file__)).parent) for package in (torch, sys.modules["subsense"]))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((torchs, own, "<")) and Path(frame.filename).exists()
+    ]
+    if len(frames) < 1:
+        return ""
+    return f", stopped by {frames[-1].line!r} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 
 
 def _tensors(value: Any) -> list[Tensor]:

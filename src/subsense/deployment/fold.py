@@ -36,6 +36,7 @@ def fold(
     export: str | Path | None = None,
     example: Inputs | None = None,
     drop_absent: bool = False,
+    largest_constant: float = 1.0,
 ) -> nn.Module:
     """Fold the adapter set of a combination into a copy of the network.
 
@@ -65,6 +66,9 @@ def fold(
             left out.
         drop_absent: leave out what serves only what is missing. Needs an example, unless all that is present is
             floating-point and of declared sizes.
+        largest_constant: with `drop_absent`: what the network makes of its weights alone (relative positions, masks) is
+            computed in advance where it has at most so many numbers for each number that it is made of, or 4,096. More
+            spends memory to save time; what is absent is always computed in advance.
 
     Raises:
         ModalityError, UntrainedCombination: there is no such set.
@@ -102,7 +106,7 @@ def fold(
     if given is None:
         return folded
     _check(robust, folded, given, quality)
-    result = drop(robust.filled(folded), given) if drop_absent else folded
+    result = drop(robust.filled(folded), given, largest_constant) if drop_absent else folded
     args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
     for path, write in ((onnx, write_onnx), (export, write_export)):
         if path:
@@ -145,7 +149,7 @@ def prepare(
             "prepare: this network is called by a function, so its arguments aren't known; call that function "
             "with the folded network"
         )
-    return robust.call.arrange(robust.modalities, filled.fill_in(inputs))
+    return robust.call.arrange(robust.modalities, filled.fill_in(inputs), robust.call.omits)
 
 
 def _read(

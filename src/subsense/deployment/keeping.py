@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from subsense.errors import FoldError
+from subsense.support.tables import listed
 
 NAME = "save_pretrained"
 
@@ -34,13 +35,13 @@ class Unkept:
         if self.gained:
             faults.append(
                 f"folding gave it parameters that {self.class_name} doesn't make from its config, so from_pretrained "
-                f'would drop them: {_listed(self.gained)}. Adapt with method=["scale", "bitfit"] (shifts only where '
+                f'would drop them: {listed(self.gained)}. Adapt with method=["scale", "bitfit"] (shifts only where '
                 'the network has a bias), "scale" or "lora", whose folds need none'
             )
         if self.untied:
             faults.append(
                 f"folding gave own values to weights that were tied, and from_pretrained would tie them again: "
-                f"{_listed(self.untied)}. Leave their layers out by `exclude`"
+                f"{listed(self.untied)}. Leave their layers out by `exclude`"
             )
         raise FoldError(
             f"save_pretrained of the folded {self.class_name}: {'; '.join(faults)}. Or keep this fold otherwise: "
@@ -82,8 +83,3 @@ def _untied(before: dict[str, nn.Parameter], after: dict[str, nn.Parameter]) -> 
     for name, parameter in before.items():
         shared.setdefault(parameter, []).append(name)
     return [names for names in shared.values() if len({id(after[name]) for name in names}) > 1]
-
-
-def _listed(names: Sequence[str]) -> str:
-    first = ", ".join(names[:4])
-    return first if len(names) <= 4 else f"{first} and {len(names) - 4} more"

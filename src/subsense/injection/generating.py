@@ -56,9 +56,9 @@ class Guard:
             place = f"{self.path} ({type(self.module).__name__})" if self.path else type(self.module).__name__
             raise PlanError(
                 f"{place}.generate was called on the adapted network, not through the model, so no adapter would act "
-                "and it would answer as the frozen network; generate with subsense.fold(model, combination), or give "
-                "adapt a function that generates: call=lambda network, inputs: network.generate(...). The frozen "
-                "network's answer is wanted? with model.no_adapters(): model.network.generate(...)"
+                "and it would answer as the frozen network; generate with model.generate(inputs, ...), or with "
+                "subsense.fold(model, combination). The frozen network's answer is wanted? with model.no_adapters(): "
+                "model.network.generate(...)"
             )
         if self.own is not None:
             return self.own(*args, **kwargs)

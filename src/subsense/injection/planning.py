@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from math import prod
@@ -18,7 +18,7 @@ from subsense.adapters.layers.describe import describe
 from subsense.adapters.layers.layer import Layer
 from subsense.errors import PlanError, UnmatchedPattern, UnsupportedLayer, closest
 from subsense.injection.wrapped import check_wrappers
-from subsense.support.tables import format_share, format_table
+from subsense.support.tables import format_share, format_table, listed
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Plan:
         adapters: the methods.
         declared: the user's own layer classes.
         num_rows: bank rows of the model that the plan was made for; None: of no model, so it isn't known.
+        reached: combination -> the sites that the network calls for it, filled as combinations are called; only where
+            a missing modality is left out (``fill="omit"``), otherwise all sites are called for all of them.
     """
 
     sites: tuple[Site, ...]
@@ -92,6 +94,7 @@ class Plan:
     adapters: tuple[Adapter, ...]
     declared: tuple[Declaration, ...] = ()
     num_rows: int | None = None
+    reached: dict[str, frozenset[str]] = field(default_factory=dict, compare=False)
 
     @property
     def parameters_per_row(self) -> int:
@@ -113,7 +116,22 @@ class Plan:
             f"{len(self.sites)} sites, {self.parameters_per_row:,} parameters per bank row, "
             f"{format_share(self.share)} of the network's {self.network_parameters:,}"
         )
-        return "\n".join([table, "", total, *self._rows(), *self._reach()])
+        return "\n".join([table, "", total, *self._rows(), *self._reach(), *self._silent()])
+
+    def silent(self) -> dict[str, tuple[str, ...]]:
+        """Give the sites that the network doesn't call, by combination: adapters there have no effect for it."""
+        keys = [site.key for site in self.sites]
+        return {
+            name: silent
+            for name, called in self.reached.items()
+            if (silent := tuple(key for key in keys if key not in called))
+        }
+
+    def _silent(self) -> list[str]:
+        return [
+            f"{name} calls {len(self.sites) - len(silent)} of {len(self.sites)} sites, not {listed(silent)}"
+            for name, silent in self.silent().items()
+        ]
 
     def _rows(self) -> list[str]:
         """Say what all bank rows together are, which is what a model trains and keeps."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from subsense.errors import InputError, ModalityError, closest
 from subsense.modalities import AxisSpec, Modalities
 from subsense.modalities.inputs import Filled, Inputs, named
+from subsense.modalities.signature import needed_arguments
 
 CallFunction = Callable[..., Any]
 """``(network, inputs) -> output``, or ``(network, inputs, present) -> output``."""
@@ -29,17 +30,24 @@ class Call:
         arguments: for ``"kwargs"``: (modality, part) -> argument name, where it isn't the part's own name.
         function: for ``"function"``: ``(network, inputs) -> output``.
         is_told: whether the function has an argument `present`, in which it is told what each row has.
+        omits: modalities without which the network is called where they are missing.
+        needed: arguments that the network can't be called without; they are None where a modality is left out.
     """
 
     form: str
     arguments: Mapping[tuple[str, str], str] = field(default_factory=dict)
     function: CallFunction | None = None
     is_told: bool = False
+    omits: frozenset[str] = frozenset()
+    needed: frozenset[str] = frozenset()
 
     @property
     def needs_groups(self) -> bool:
-        """Say whether rows that differ must run in groups: a function may look at stand-ins, a row can't be told."""
-        return self.function is not None and not self.is_told
+        """Say whether rows that differ must run in groups: a row can't be called without what another one has.
+
+        Nor with a function that isn't told, which may look at stand-ins.
+        """
+        return bool(self.omits) or (self.function is not None and not self.is_told)
 
     @property
     def spec(self) -> str | dict[str, list[str]]:
@@ -51,16 +59,53 @@ class Call:
             names.setdefault(modality, []).append(argument)
         return names
 
-    def arrange(self, modalities: Modalities, tensors: Filled) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Give the positional and keyword arguments for the network, or those that carry what `tensors` has."""
-        names = [name for name in modalities if name in tensors]
+    def omitting(self, network: nn.Module, omits: frozenset[str]) -> Call:
+        """Give the same call of a network that is called without these modalities where they are missing.
+
+        Raises:
+            ModalityError: the form stacks modalities, so that none can be left out.
+        """
+        if omits and self.form == "channels":
+            raise ModalityError(
+                f"fill 'omit' for {', '.join(sorted(omits))}: call 'channels' stacks all modalities into one tensor, "
+                "of which none can be left out; choose another fill, such as 'zeros'"
+            )
+        return replace(self, omits=omits, needed=needed_arguments(network) if omits else frozenset())
+
+    def without(self, modalities: Modalities, tensors: Filled, code: int) -> Filled:
+        """Leave out what rows lack that all have the modalities of the bit mask, where nothing stands in for it."""
+        lacking = {name for bit, name in enumerate(modalities) if not code >> bit & 1}
+        return {name: parts for name, parts in tensors.items() if name not in self.omits & lacking}
+
+    def fullest(self, modalities: Modalities, tensors: Filled, codes: Sequence[int]) -> Filled:
+        """Give rows of a batch on which to find out where rows are: those with the most modalities, without the rest.
+
+        Where something stands in for all that is missing, any row will do, and the batch comes back as it is.
+        """
+        if not self.omits:
+            return tensors
+        most = max(codes, key=int.bit_count)
+        rows = [row for row, code in enumerate(codes) if code == most]
+        taken = {name: tuple(tensor[rows] for tensor in parts) for name, parts in tensors.items()}
+        return self.without(modalities, taken, most)
+
+    def arrange(
+        self, modalities: Modalities, tensors: Filled, omitted: Collection[str] = ()
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Give the positional and keyword arguments for the network, or those that carry what `tensors` has.
+
+        What is `omitted` keeps its place: None, or not passed where the network can be called without.
+        """
+        names = [name for name in modalities if name in tensors or name in omitted]
+        parts = {name: tensors.get(name, (None,) * len(modalities[name].parts)) for name in names}
         if self.form == "kwargs":
-            return (), {
+            given = {
                 self.argument(name, part): tensor
                 for name in names
-                for part, tensor in zip(modalities[name].parts, tensors[name], strict=True)
+                for part, tensor in zip(modalities[name].parts, parts[name], strict=True)
             }
-        flat = [tensor for name in names for tensor in tensors[name]]
+            return (), {name: value for name, value in given.items() if value is not None or name in self.needed}
+        flat: list[Any] = [tensor for name in names for tensor in parts[name]]
         if self.form == "positional":
             return tuple(flat), {}
         if self.form == "list":
@@ -68,6 +113,24 @@ class Call:
         if self.form == "channels":
             return (torch.cat(flat, dim=1),), {}
         return (named(modalities, tensors),), {}
+
+    def keywords(self, network: nn.Module, modalities: Modalities, tensors: Filled) -> dict[str, Any]:
+        """Give everything that the network is called with as keywords.
+
+        Raises:
+            InputError: it is called otherwise, or by a function that doesn't say how (by an attribute `arguments`).
+        """
+        arguments = getattr(self.function, "arguments", None)
+        if arguments is not None:
+            given: dict[str, Any] = arguments(network, named(modalities, tensors))
+            return given
+        if self.form != "kwargs":
+            raise InputError(
+                f"generate: the network is called by {self.form!r}, which doesn't say which keywords its `generate` "
+                "gets; declare modalities by the names of its arguments (call='kwargs'), or call it by an object that "
+                "has arguments(network, inputs), such as subsense.integrations.transformers.LanguageModelCall"
+            )
+        return self.arrange(modalities, tensors, self.omits)[1]
 
     def argument(self, modality: str, part: str) -> str:
         """Give the name of the argument that carries a part."""
@@ -110,7 +173,7 @@ class Call:
             return self.function(network, named(modalities, tensors), present=present.to(first.device))
         if self.function is not None:
             return self.function(network, named(modalities, tensors))
-        args, kwargs = self.arrange(modalities, tensors)
+        args, kwargs = self.arrange(modalities, tensors, self.omits)
         return network(*args, **kwargs)
 
 
@@ -239,37 +302,6 @@ def _unstack(modalities: Modalities, call: Call, stacked: Tensor) -> Inputs:
     return named(
         modalities, {name: tuple(next(pieces) for _ in modality.parts) for name, modality in modalities.items()}
     )
-
-
-def check_signature(network: nn.Module, call: Call, modalities: Modalities) -> None:
-    """Raise `ModalityError` where the network's `forward` has no argument of a name, or needs one that no modality is.
-
-    What can't be told (a function that calls the network, ``**kwargs``, a forward without a signature, none) passes.
-    """
-    if call.form != "kwargs" or isinstance(network, torch.jit.ScriptModule):
-        return
-    if type(network).forward is nn.Module.forward:
-        return
-    try:
-        parameters = inspect.signature(network.forward).parameters
-    except (TypeError, ValueError):
-        return
-    kinds = {one.kind for one in parameters.values()}
-    known = [one.name for one in parameters.values() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    names = [call.argument(name, part) for name, modality in modalities.items() for part in modality.parts]
-    for name in names:
-        if name not in known and inspect.Parameter.VAR_KEYWORD not in kinds:
-            raise ModalityError(
-                f"call: {type(network).__name__}.forward has no argument {name!r}; it has "
-                f"{', '.join(known) or 'none'}.{closest(name, known)} Name the modality as the argument, or map it: "
-                f"call={{{name!r}: 'argument'}}; a network that takes no keywords: call='positional' or 'list'"
-            )
-    needed = [name for name in known if parameters[name].default is inspect.Parameter.empty and name not in names]
-    if needed:
-        raise ModalityError(
-            f"call: {type(network).__name__}.forward needs {', '.join(map(repr, needed))}, which no modality is; "
-            "declare it, or pass a function: call=lambda network, inputs: network(**inputs, ...)"
-        )
 
 
 def _check_channels(modalities: Modalities) -> None:

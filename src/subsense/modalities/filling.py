@@ -1,4 +1,5 @@
-"""What stands in for a missing input: zeros, a constant, the mean of data, a learned value, or what a callable makes.
+"""What stands in for a missing input: zeros, a constant, the mean of data, a learned value, what a callable makes; or
+nothing at all, and the network is called without it.
 
 The paper (arXiv 2310.03986) fills with zeros. A value that a caller passes for a missing modality is never read.
 """
@@ -18,7 +19,8 @@ from subsense.modalities.inputs import Batch, Filled, named, read
 from subsense.modalities.names import attribute_name
 
 FillFunction = Callable[[str, Mapping[str, Any], Tensor], Any]
-KINDS = ("zeros", "mean", "learned", "callable")
+OMIT = "omit"
+KINDS = ("zeros", "mean", "learned", "callable", OMIT)
 Value = float | Tensor
 
 
@@ -68,10 +70,12 @@ class Filling(nn.Module):
         modalities: the declared modalities.
         spec: ``"zeros"``, ``"learned"``, `Mean`, `Constant`, or a callable ``(modality, inputs, present) -> stand-in``,
             for all modalities or by name. The callable sees every modality as it will be called, zeros where it is
-            missing, and `present` (batch, modality); it returns what has the shape of ``inputs[modality]``.
+            missing, and `present` (batch, modality); it returns what has the shape of ``inputs[modality]``. With
+            ``"omit"`` nothing stands in: the network is called without that argument, or with None for one that it
+            needs, and rows that differ run in groups.
 
     Attributes:
-        kinds: modality -> ``"zeros"``, ``"mean"``, ``"learned"``, ``"callable"``, or else a constant's name.
+        kinds: modality -> ``"zeros"``, ``"mean"``, ``"learned"``, ``"callable"``, ``"omit"``, or a constant's name.
 
     Raises:
         ModalityError: an unknown fill or modality; a mean or learned value for an integer input; a constant that the
@@ -96,6 +100,11 @@ class Filling(nn.Module):
                 self._measure([name for name, choice in chosen.items() if choice is mean], mean.data)
 
     @property
+    def omitted(self) -> frozenset[str]:
+        """Give the modalities for which nothing stands in."""
+        return frozenset(name for name, kind in self.kinds.items() if kind == OMIT)
+
+    @property
     def spec(self) -> str | dict[str, str]:
         """Give what stands in for each modality, in words; one word where all are alike."""
         kinds = set(self.kinds.values())
@@ -110,13 +119,26 @@ class Filling(nn.Module):
         return {f"fill.{_escaped(key[0])}.{key[1]}": key for key in self.parts if self._is_kept(key[0])}
 
     def forward(self, batch: Batch) -> Filled:
-        """Give every modality's tensors (batch, ...), stand-ins where `batch.present` says that a row lacks it."""
-        simple = {name: self._fill(batch, column, name) for column, name in enumerate(self.modalities)}
+        """Give every modality's tensors (batch, ...), stand-ins where `batch.present` says that a row lacks it.
+
+        A modality for which nothing stands in is left out where no row has it; where some do, the others get zeros
+        until they are put into a group of their own, see `subsense.modalities.calling.Call.without`.
+        """
+        simple = {
+            name: self._fill(batch, column, name)
+            for column, name in enumerate(self.modalities)
+            if self.kinds[name] != OMIT or self._is_there(batch, column, name)
+        }
         missing = {name: function for name, function in self.functions.items() if name not in batch.whole}
         return simple | {name: self._call(batch, name, function, simple) for name, function in missing.items()}
 
+    def _is_there(self, batch: Batch, column: int, name: str) -> bool:
+        if batch.tensors[name] is None or name in batch.whole or torch.compiler.is_compiling():
+            return batch.tensors[name] is not None
+        return bool(batch.present[:, column].any())
+
     def _is_kept(self, name: str) -> bool:
-        return self.kinds[name] not in ("zeros", "callable")
+        return self.kinds[name] not in ("zeros", "callable", OMIT)
 
     def _make(self, name: str, part: str, axes: Axes, choice: Any) -> None:
         if not self._is_kept(name):
@@ -219,10 +241,10 @@ def _kind(name: str, choice: Any) -> str:
         return "callable"
     if choice == "mean":
         raise ModalityError(f"fill 'mean' for {name!r} needs data to take it from: fill=subsense.Mean(train_loader)")
-    if choice not in ("zeros", "learned"):
+    if choice not in ("zeros", "learned", OMIT):
         raise ModalityError(
-            f"fill for {name!r}: expected 'zeros', 'learned', subsense.Mean(data), subsense.Constant(value) or a "
-            f"callable, but found {choice!r}.{closest(str(choice), KINDS)}"
+            f"fill for {name!r}: expected 'zeros', 'learned', 'omit', subsense.Mean(data), subsense.Constant(value) "
+            f"or a callable, but found {choice!r}.{closest(str(choice), KINDS)}"
         )
     return str(choice)
 

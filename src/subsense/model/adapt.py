@@ -16,9 +16,10 @@ from subsense.injection.planning import Plan, plan
 from subsense.injection.saved_outputs import SavedOutputs
 from subsense.injection.wrapped import check_materialised
 from subsense.modalities import AxisSpec, Modalities
-from subsense.modalities.calling import Call, CallSpec, check_signature, parse_call, spread_arguments
+from subsense.modalities.calling import Call, CallSpec, parse_call, spread_arguments
 from subsense.modalities.declaration import Wanted
 from subsense.modalities.filling import Filling, FillSpec
+from subsense.modalities.signature import check_signature
 from subsense.model.robust import RobustModel
 from subsense.routing.router import Router
 
@@ -83,6 +84,7 @@ def adapt(
     check_materialised(network)
     parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
     check_signature(network, parsed, modalities)
+    parsed.omitting(network, filling.omitted)
     router, saved = Router(modalities, modalities.select(combinations), sharing, untrained), SavedOutputs(memory)
     planned = plan(network, method, include=include, exclude=exclude, layers=layers)
     banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
@@ -95,6 +97,6 @@ def inject(
     network: nn.Module, plan: Plan, tensors: Mapping[str, Tensor], fill: Filling, router: Router, call: Call
 ) -> RobustModel:
     """Put adapters into a network, with these banks; everything was checked before."""
-    plan = replace(plan, num_rows=len(router.row_names))
+    plan, call = replace(plan, num_rows=len(router.row_names), reached={}), call.omitting(network, fill.omitted)
     banks = Banks(plan, tensors, network)
     return RobustModel(network, plan, banks, fill, router, Injection(network, plan, banks), call)

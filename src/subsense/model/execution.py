@@ -21,9 +21,10 @@ from subsense.modalities.calling import Call
 from subsense.modalities.inputs import Batch, Filled
 from subsense.model.compiled import Graphs
 from subsense.model.frozen import Before
+from subsense.model.reach import Reach
 from subsense.model.rows import OUTPUT, Rows
 from subsense.routing.choice import Choice
-from subsense.routing.groups import output_tensors
+from subsense.routing.groups import output_names, output_tensors
 from subsense.routing.quality import weights_of, weights_or_nan
 from subsense.routing.route import Route
 from subsense.routing.router import Router
@@ -60,8 +61,8 @@ class Execution:
         self.network, self.plan, self.router = network, plan, router
         self.injection, self.call = injection, call
         self.before = Before(network)
-        self.rows = Rows(self.observe, [site.key for site in plan.sites], call, injection.check_called)
-        self.is_checked = False
+        self.reach = Reach(plan, router, injection, call)
+        self.rows = Rows(self.observe, [site.key for site in plan.sites], call, self.reach.check_located)
         self._guard, self._graphs = _Guard(), Graphs()
 
     @property
@@ -80,29 +81,29 @@ class Execution:
         if batch.code is not None:
             if torch.compiler.is_dynamo_compiling():
                 self._graphs.traced()
-            return self._uniform(filled, batch.code, batch.device, training)
+            return self.uniform(filled, batch.code, batch.device, training)
         if torch.compiler.is_compiling():
             return self._compiled(filled, batch, training)
         return self.rows.retried(lambda: self._mixed(filled, batch, training))
 
-    def features(self, filled: Filled, code: int, adapted: bool, training: bool) -> dict[str, list[Tensor]]:
+    def features(self, filled: Filled, code: int | None, adapted: bool, training: bool) -> dict[str, list[Tensor]]:
         """Give what every site gives, for rows that all have the modalities of the bit mask, without gradients."""
+        if code is None:
+            raise InputError(
+                "features: expected rows that all lack the same modalities; pass one combination at a time"
+            )
         served = self.router.substitute(code, training)
         if not adapted or served == self.router.complete:
             return {site: list(found) for site, found in self.observe(filled, code).items() if site != OUTPUT}
         device = next(iter(filled.values()))[0].device
         with torch.no_grad(), self.injection.observing() as observed:
-            self._adapted(filled, self.router.uniform(served, device), self.call.rows(self.modalities, filled, code))
+            present = self.call.rows(self.modalities, filled, code)
+            self._adapted(filled, self.router.uniform(served, device), present, code)
         return observed
 
     def visit(self, filled: Filled, visitor: Visitor, present: Tensor) -> Any:
         """Run the network, without gradients; a visitor says what each site gives, in turn."""
         self.before.check_modes()
-        if self.call.needs_groups and bool((present != present[:1]).any()):
-            raise InputError(
-                "calibrating runs several combinations as one batch, and the function that calls the network isn't "
-                "told what each row has; give it an argument for that: call=lambda network, inputs, present: ..."
-            )
         with self.hold(), torch.no_grad(), plain_attention(), self.injection.visited(visitor):
             return self.call(self.network, self.modalities, filled, present)
 
@@ -112,13 +113,14 @@ class Execution:
         with self.hold(), self.injection.paused():
             yield
 
-    def _uniform(self, filled: Filled, code: int, device: torch.device, training: bool) -> Any:
+    def uniform(self, filled: Filled, code: int, device: torch.device, training: bool) -> Any:
+        """Give the network's own output for rows that all have the modalities of the bit mask."""
         served = self.router.substitute(code, training)
         self._mark([served], training)
         present = self.call.rows(self.modalities, filled, code)
         if served == self.router.complete:
             return self.plain(filled, present)
-        return self._adapted(filled, self.router.uniform(served, device), present)
+        return self._adapted(filled, self.router.uniform(served, device), present, code)
 
     def _graded(self, filled: Filled, batch: Batch, training: bool) -> Any:
         """Run a batch with qualities between 0 and 1: each row with weights of its own, or each kind of row alone."""
@@ -131,11 +133,12 @@ class Execution:
         def alike(part: Filled, kind: int) -> Any:
             route = Route(Choice(weights[first[kind]][None]), uniform=True)
             present = batch.present[first[kind]].expand(len(next(iter(part.values()))[0]), -1)
-            return self._adapted(part, route, present)
+            code = batch.codes(self.modalities)[first[kind]]
+            return self._adapted(self.call.without(self.modalities, part, code), route, present, code)
 
         if len(kinds) == 1:
             return alike(filled, 0)
-        self.rows.locate_once(filled)
+        self._locate_once(filled, batch)
         if self.rows.must_group(filled, which.tolist()):
             return self.rows.grouped(alike, filled, which.tolist())
         return self._adapted(filled, Route(Choice(weights), False, self.rows.placements), batch.present)
@@ -143,24 +146,34 @@ class Execution:
     def _mixed(self, filled: Filled, batch: Batch, training: bool) -> Any:
         codes = batch.codes(self.modalities)
         served = [self.router.substitute(code, training) for code in codes]
-        self.rows.locate_once(filled)
-        if self.call.function is not None and self.rows.must_group(filled, served):
+        self._locate_once(filled, batch)
+        if (self.call.function is not None or self.call.omits) and self.rows.must_group(filled, served):
             return self._grouped(filled, codes, batch.device, training)
         if self.rows.must_group(filled, served):
             return self._grouped(filled, served, batch.device, training)
         self._mark(served, training)
         return self._adapted(filled, self.router.mixed(served, batch.device, self.rows.placements), batch.present)
 
+    def _locate_once(self, filled: Filled, batch: Batch, check: bool = True) -> None:
+        self.rows.locate_once(self.call.fullest(self.modalities, filled, batch.codes(self.modalities)), check)
+
     def _grouped(self, filled: Filled, codes: Sequence[int], device: torch.device, training: bool) -> Any:
-        return self.rows.grouped(lambda part, code: self._uniform(part, code, device, training), filled, codes)
+        def run(part: Filled, code: int) -> Any:
+            return self.uniform(self.call.without(self.modalities, part, code), code, device, training)
+
+        return self.rows.grouped(run, filled, codes)
 
     def pretrained(self, filled: Filled, batch: Batch) -> Any:
         """Give the frozen network's output, no adapter acting; in groups where its function must not see mixed rows."""
         if batch.code is not None or not self.call.needs_groups or torch.compiler.is_compiling():
             return self.plain(filled, batch.present)
-        if self.rows.located is None:
-            self.rows.locate(filled)
-        return self.rows.grouped(lambda part, _: self.plain(part), filled, batch.codes(self.modalities))
+        self._locate_once(filled, batch, check=False)
+
+        def run(part: Filled, code: int) -> Any:
+            part = self.call.without(self.modalities, part, code)
+            return self.plain(part, self.call.rows(self.modalities, part, code))
+
+        return self.rows.grouped(run, filled, batch.codes(self.modalities))
 
     def _mark(self, codes: Iterable[int], training: bool) -> None:
         if training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -172,6 +185,12 @@ class Execution:
             self.router.trained_rows |= set(weights.any(0).nonzero().flatten().tolist())
 
     def _compiled(self, filled: Filled, batch: Batch, training: bool) -> Any:
+        if self.call.omits:
+            raise InputError(
+                "a graph with `present` can't run rows in groups, and nothing stands in for "
+                f"{', '.join(sorted(self.call.omits))} (fill 'omit'); leave `present` out of the graph: one "
+                "combination at a time, or choose another fill"
+            )
         if self.rows.unknown:
             raise InputError(
                 "a graph with `present` needs to know where rows are inside the network: call the model once with "
@@ -190,21 +209,13 @@ class Execution:
         weights = weights_or_nan(self.router, quality, training).to(self.injection.banks.dtype)
         return self._adapted(filled, Route(Choice(weights), False, self.rows.placements), present)
 
-    def _adapted(self, filled: Filled, route: Route, present: Tensor | None) -> Any:
+    def _adapted(self, filled: Filled, route: Route, present: Tensor | None, code: int | None = None) -> Any:
         output, is_lost = self._run(filled, route, present)
         if is_lost:  # a kept output was changed in place, as it never was before: now it is known
             output, _ = self._run(filled, route.again(), present)
         if not torch.compiler.is_compiling():
-            self._check(route)
+            self.reach.check(route.calls, code)
         return output
-
-    def _check(self, route: Route) -> None:
-        """Find out whether adapters acted wherever they are to: once for all, and where one is silent, why."""
-        if len(route.calls) < len(self.plan.sites):
-            self.injection.check_in_place()
-        if not self.is_checked:
-            self.injection.check_called(route.calls)
-            self.is_checked = True
 
     def _run(self, filled: Filled, route: Route, present: Tensor | None) -> tuple[Any, bool]:
         with plain_attention(), self.injection.using(route) as running:
@@ -221,4 +232,5 @@ class Execution:
         present = None if code is None else self.call.rows(self.modalities, filled, code)
         with evaluating(self.network), torch.no_grad(), plain_attention(), self.injection.observing() as observed:
             output = self.call(self.network, self.modalities, filled, present)
+        self.rows.names = output_names(output)
         return observed | {OUTPUT: output_tensors(output)}

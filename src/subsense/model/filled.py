@@ -12,7 +12,7 @@ from subsense.modalities.calling import Call
 from subsense.modalities.filling import Filling
 from subsense.modalities.inputs import Filled, Inputs, read
 from subsense.model.rows import OUTPUT
-from subsense.routing.groups import output_tensors, run_grouped
+from subsense.routing.groups import output_names, output_tensors, run_grouped
 from subsense.routing.locate import locate
 from subsense.support.modules import evaluating
 
@@ -29,6 +29,7 @@ class FilledNetwork(nn.Module):
     def __init__(self, network: nn.Module, fill: Filling, call: Call) -> None:
         super().__init__()
         self.network, self.fill, self.call = network, fill, call
+        self._names: list[Any] = []
 
     @property
     def modalities(self) -> Modalities:
@@ -46,10 +47,17 @@ class FilledNetwork(nn.Module):
         filled = self.fill(batch)
         if batch.code is not None or not self.call.needs_groups or torch.compiler.is_compiling():
             return self.call(self.network, self.modalities, filled, batch.present)
-        places = locate(self._observe, filled, OUTPUT).placements.get(OUTPUT, ())
         codes = batch.codes(self.modalities)
-        return run_grouped(lambda part, _: self.call(self.network, self.modalities, part), filled, codes, places)
+        some = self.call.fullest(self.modalities, filled, codes)
+        places = locate(self._observe, some, OUTPUT).placements.get(OUTPUT, ())
+
+        def run(part: Filled, code: int) -> Any:
+            return self.call(self.network, self.modalities, self.call.without(self.modalities, part, code))
+
+        return run_grouped(run, filled, codes, places, self._names)
 
     def _observe(self, filled: Filled) -> dict[str, list[Tensor]]:
         with evaluating(self.network), torch.no_grad():
-            return {OUTPUT: output_tensors(self.call(self.network, self.modalities, filled))}
+            output = self.call(self.network, self.modalities, filled)
+        self._names = output_names(output)
+        return {OUTPUT: output_tensors(output)}

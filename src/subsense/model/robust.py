@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subsense.errors import InputError
 from subsense.injection.banks import Banks
 from subsense.injection.forward_pass import Visitor
 from subsense.injection.hooks import Injection
@@ -34,6 +33,7 @@ from subsense.model.complete import with_zero_gradients
 from subsense.model.execution import Execution
 from subsense.model.filled import FilledNetwork
 from subsense.model.fingerprint import fingerprint
+from subsense.model.generate import generate
 from subsense.routing.locate import Located
 from subsense.routing.router import Router
 from subsense.support.modules import device_of
@@ -123,6 +123,12 @@ class RobustModel(nn.Module):
             return with_zero_gradients(output, self.adapter_parameters().values())
         return output
 
+    def generate(self, inputs: Inputs, present: Tensor | None = None, **options: Any) -> Any:
+        """Generate as the network does, with the set of what is present; options are those of its own `generate`."""
+        batch = _read(self, inputs, present)
+        with self.execution.hold():
+            return generate(self.execution, self.fill(batch), batch, self.training, options)
+
     def pretrained(self, inputs: Inputs, present: Tensor | None = None) -> Any:
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
         batch = _read(self, inputs, present)
@@ -144,10 +150,6 @@ class RobustModel(nn.Module):
             UntrainedCombination: as for `forward`.
         """
         batch = read(self.modalities, inputs)
-        if batch.code is None:
-            raise InputError(
-                "features: expected rows that all lack the same modalities; pass one combination at a time"
-            )
         with self.execution.hold():
             return self.execution.features(self.fill(batch), batch.code, adapted, self.training)
 

@@ -30,6 +30,7 @@ class Rows:
 
     Attributes:
         located: where rows are; None until a batch asks.
+        names: what the output called each of its tensors when the network was last observed.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Rows:
     ) -> None:
         self._observe, self._sites, self._call, self._check = observe, sites, call, check
         self.located: Located | None = None
+        self.names: Sequence[Any] = ()
 
     @property
     def placements(self) -> Mapping[str, Sequence[Any]]:
@@ -58,10 +60,12 @@ class Rows:
         self.located = locate(self._observe, filled, OUTPUT)
         return self.located
 
-    def locate_once(self, filled: Filled) -> None:
+    def locate_once(self, filled: Filled, check: bool = True) -> None:
         """Find it out where it isn't known yet."""
         if self.located is None:
-            self._check(self.locate(filled).placements)
+            located = self.locate(filled)
+            if check:
+                self._check(located.placements)
 
     def retried(self, run: Callable[[], Any]) -> Any:
         """Run a batch whose rows differ; once more where rows no longer are where they were."""
@@ -78,7 +82,7 @@ class Rows:
     def grouped(self, run: Callable[[Filled, int], Any], filled: Filled, kinds: Sequence[int]) -> Any:
         """Run one kind of rows after the other."""
         self._check_output()
-        return run_grouped(run, filled, kinds, self.placements.get(OUTPUT, ()))
+        return run_grouped(run, filled, kinds, self.placements.get(OUTPUT, ()), self.names)
 
     def _check_output(self) -> None:
         if self.located is not None and OUTPUT in self.located.not_finite:

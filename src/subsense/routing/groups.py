@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,15 @@ from torch import Tensor
 from subsense.errors import InputError
 from subsense.modalities.inputs import Filled
 from subsense.routing.placement import Placement
-from subsense.support.torch_private import TreeSpec, tree_flatten, tree_unflatten
+from subsense.support.torch_private import tree_flatten, tree_unflatten
 
 
 def run_grouped(
-    run: Callable[[Filled, int], Any], filled: Filled, codes: Sequence[int], places: Sequence[Placement | None]
+    run: Callable[[Filled, int], Any],
+    filled: Filled,
+    codes: Sequence[int],
+    places: Sequence[Placement | None],
+    names: Sequence[Any] = (),
 ) -> Any:
     """Run each group of rows that have the same modalities, and stitch the outputs.
 
@@ -24,21 +28,70 @@ def run_grouped(
         filled: the whole batch.
         codes: bit mask of each row.
         places: where each tensor of the output has its rows.
+        names: what the output calls each of them, see `output_names`.
 
-    A group of one row whose output isn't shaped as rows were located (a network that squeezes) runs again beside a copy
-    of its row, of which nothing is kept.
+    Of an output with names (a dict, a transformers output) what only some groups give is left out, since no row of the
+    others has it. A group of one row whose output isn't shaped as rows were located (a network that squeezes) runs
+    again beside a copy of its row, of which nothing is kept.
 
     Raises:
         InputError: an output whose rows can't be told apart, or that has another shape in one group.
     """
     groups = {code: [row for row, other in enumerate(codes) if other == code] for code in dict.fromkeys(codes)}
-    outputs = [_run_group(run, filled, rows, code, places) for code, rows in groups.items()]
+    known = _Places(places, names)
+    outputs = [_run_group(run, filled, rows, code, known) for code, rows in groups.items()]
     order = torch.tensor([row for rows in groups.values() for row in rows]).argsort()
-    leaves = zip(*(leaves for leaves, _ in outputs), strict=True)
     counts = [len(rows) for rows in groups.values()]
-    padded = _pad(places, outputs[0][0])
-    stitched = [_stitch(leaf, order, place, counts) for leaf, place in zip(leaves, padded, strict=True)]
-    return tree_unflatten(stitched, outputs[0][1])
+    shared = _shared(outputs)
+    leaves = [tree_flatten(output) for output in shared]
+    if any(spec != leaves[0][1] for _, spec in leaves):
+        raise InputError(
+            "rows of this batch have different modalities and must run in groups, but the network gives outputs of "
+            f"different forms for them ({', '.join(dict.fromkeys(str(spec) for _, spec in leaves))}); pass rows with "
+            "the same modalities together"
+        )
+    alike = zip(*(flat for flat, _ in leaves), strict=True)
+    stitched = [_stitch(leaf, order, place, counts) for leaf, place in zip(alike, known.of(shared[0]), strict=True)]
+    return _as_type(type(outputs[0]), tree_unflatten(stitched, leaves[0][1]))
+
+
+def output_names(output: Any) -> list[Any]:
+    """Give for each tensor of an output the name under which the output has it; None where it has no names."""
+    if not isinstance(output, Mapping):
+        return [None] * len(tree_flatten(output)[0])
+    return [name for name, value in output.items() for _ in tree_flatten(value)[0]]
+
+
+class _Places:
+    """Know where the tensors of an output have their rows, also where some of its names aren't given."""
+
+    def __init__(self, places: Sequence[Placement | None], names: Sequence[Any]) -> None:
+        self.places, self.names = places, names
+
+    def of(self, output: Any) -> list[Placement | None]:
+        """Give one place for each tensor of an output."""
+        found = output_names(output)
+        if not isinstance(output, Mapping) or found == list(self.names) or not self.names:
+            return _pad(self.places, found)
+        by_name: dict[Any, list[Placement | None]] = {}
+        for name, place in zip(self.names, self.places, strict=False):
+            by_name.setdefault(name, []).append(place)
+        counts = {name: found.count(name) for name in found}
+        return [place for name, count in counts.items() for place in _pad(by_name.get(name, []), [None] * count)]
+
+
+def _shared(outputs: Sequence[Any]) -> list[Any]:
+    """Give what all outputs have, of those with names; the outputs themselves where they have the same names."""
+    if not all(isinstance(one, Mapping) for one in outputs) or all(list(one) == list(outputs[0]) for one in outputs):
+        return list(outputs)
+    names = [name for name in outputs[0] if all(one.get(name) is not None for one in outputs)]
+    return [{name: one[name] for name in names} for one in outputs]
+
+
+def _as_type(cls: type, output: Any) -> Any:
+    if type(output) is cls or not isinstance(output, dict) or not issubclass(cls, Mapping):
+        return output
+    return cls(**output)
 
 
 def output_tensors(output: Any) -> list[Tensor]:
@@ -51,13 +104,16 @@ def _run_group(
     filled: Filled,
     rows: Sequence[int],
     code: int,
-    places: Sequence[Placement | None],
-) -> tuple[list[Any], TreeSpec]:
-    leaves, spec = tree_flatten(run(_take(filled, rows), code))
-    if len(rows) > 1 or all(_holds(leaf, place, 1) for leaf, place in zip(leaves, _pad(places, leaves), strict=True)):
-        return leaves, spec
-    twice, spec = tree_flatten(run(_take(filled, [*rows, *rows]), code))
-    return [_first(leaf, place) for leaf, place in zip(twice, _pad(places, twice), strict=True)], spec
+    known: _Places,
+) -> Any:
+    output = run(_take(filled, rows), code)
+    leaves = tree_flatten(output)[0]
+    if len(rows) > 1 or all(_holds(leaf, place, 1) for leaf, place in zip(leaves, known.of(output), strict=True)):
+        return output
+    doubled = run(_take(filled, [*rows, *rows]), code)
+    twice, spec = tree_flatten(doubled)
+    kept = [_first(leaf, place) for leaf, place in zip(twice, known.of(doubled), strict=True)]
+    return tree_unflatten(kept, spec)
 
 
 def _row_shape(leaf: Tensor, num_rows: int, place: Placement) -> tuple[int, ...] | None:
@@ -93,6 +149,7 @@ def _stitch(leaf: Sequence[Any], order: Tensor, place: Placement | None, counts:
         raise InputError(
             "rows of this batch have different modalities and must run in groups, but an output of the network "
             f"({_describe(leaf[0])}) has no place for rows; pass rows with the same modalities together"
+            + (", or switch it off: network.config.use_cache = False" if "Cache" in _describe(leaf[0]) else "")
         )
     shapes = {_row_shape(one, count, place) for one, count in zip(leaf, counts, strict=True)}
     if len(shapes) > 1 or None in shapes:

@@ -62,11 +62,21 @@ def locate(run: Run, filled: Filled, output: str = "") -> Located:
         output: the name of tensors from which rows are only taken: one that holds the same for every row counts as
             located, since it doesn't matter which is whose.
     """
+    found = Located({}, certain=False)
     with suppress(_Refused):
-        return _located(run, filled, output, _redrawn)
+        found = _located(run, filled, output, _redrawn)
+        if not _lacks(found, output):
+            return found
     with suppress(_Refused):  # of a mask that hides all of a row, say: what integers may be is the network's own rule
-        return replace(_located(run, filled, output, lambda rows, generator: rows), certain=False)
-    return Located({}, certain=False)
+        kept = replace(_located(run, filled, output, lambda rows, generator: rows), certain=False)
+        if not found.placements or not _lacks(kept, output):
+            return kept
+    return found
+
+
+def _lacks(found: Located, output: str) -> bool:
+    """Say whether rows of the output aren't known: redrawn placeholders in a prompt hand a row's picture to others."""
+    return None in found.placements.get(output, ())
 
 
 class _Refused(Exception):

@@ -84,3 +84,13 @@ def format_share(share: float) -> str:
     ('5.36%', '0.658%')
     """
     return f"{share:.2%}" if share >= 0.01 or not share else f"{share:.3%}"
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Give names in a line, and of more than so many the first and the number of the rest.
+
+    >>> listed("abcdef")
+    'a, b, c, d and 2 more'
+    """
+    first = ", ".join(names[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most} more"

@@ -153,6 +153,7 @@ def train(
     _begin(robust, loader, start, asked, options)
     before = Before.of(robust, asked)
     report = fit(Run(Adapters(robust, dropout), loader, objective, parts, options, validation, facts, degrader))
+    report = replace(report, silent=robust.plan.silent())
     if trained := [one for one in asked if report.rows[str(one)]]:
         robust.mark_trained(trained)
     if not safe or not trained:

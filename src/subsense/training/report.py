@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from subsense.injection.banks import site_of
+from subsense.support.tables import listed
 from subsense.training.safety import Losses
 
 Record = dict[str, Any]
@@ -50,6 +51,7 @@ class TrainingReport:
         idle: parameters that were asked to train and never had a gradient, since nothing that the loss saw depends on
             them: layers whose output the network doesn't use. They are as they were.
         losses: combination -> its losses before and after, and which set was kept; empty where `safe` was off.
+        silent: combination -> sites that the network doesn't call for it, where what is missing is left out.
     """
 
     combinations: tuple[tuple[str, ...], ...]
@@ -61,6 +63,7 @@ class TrainingReport:
     higher_is_better: bool = False
     idle: tuple[str, ...] = ()
     losses: Mapping[str, Losses] = field(default_factory=dict)
+    silent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def best(self) -> tuple[Epoch, ...]:
@@ -91,6 +94,8 @@ class TrainingReport:
         if self.idle:
             sites = ", ".join(dict.fromkeys(site_of(name) for name in self.idle))
             yield f"without effect, since nothing the loss sees depends on them (exclude them, or leave them): {sites}"
+        for name, silent in self.silent.items():
+            yield f"{name}: the network doesn't call {listed(silent)}, so its adapters there were not trained"
         yield from self._lines_of_losses()
 
     def _lines_of_losses(self) -> Iterator[str]:
