@@ -23,6 +23,7 @@ def plan(recipe: RecipeName, changes: Changes = None, as_json: Json = False) -> 
     say_json({
         "sites": sites,
         "parameters_per_row": planned.parameters_per_row,
+        "common_parameters": planned.common_parameters,
         "network_parameters": planned.network_parameters,
         "out_of_reach": dict(planned.out_of_reach),
     })  # fmt: skip

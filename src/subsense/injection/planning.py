@@ -13,6 +13,7 @@ from torch import nn
 
 from subsense.adapters import Adapter, Method, parse_method
 from subsense.adapters.base import Shapes
+from subsense.adapters.common import Common, is_common
 from subsense.adapters.layers.declare import Declaration
 from subsense.adapters.layers.describe import describe
 from subsense.adapters.layers.layer import Layer
@@ -48,7 +49,12 @@ class Site:
     @property
     def num_parameters(self) -> int:
         """Count the parameters of one bank row."""
-        return sum(prod(shape) for shapes in self.adapters.values() for shape in shapes.values())
+        return sum(_count(shapes) for adapter, shapes in self.adapters.items() if not is_common(adapter))
+
+    @property
+    def num_common(self) -> int:
+        """Count the parameters that all incomplete combinations share; see `subsense.Common`."""
+        return sum(_count(shapes) for adapter, shapes in self.adapters.items() if is_common(adapter))
 
     @property
     def label(self) -> str:
@@ -57,6 +63,10 @@ class Site:
             f"{adapter.name} ({', '.join(shapes)})" if len(shapes) == 1 and adapter.name not in _ALONE else adapter.name
             for adapter, shapes in self.adapters.items()
         )
+
+
+def _count(shapes: Shapes) -> int:
+    return sum(map(prod, shapes.values()))
 
 
 def _has_pair(layer: Layer, adapter: Adapter, shapes: Shapes) -> bool:
@@ -95,8 +105,18 @@ class Plan:
 
     @property
     def parameters_per_row(self) -> int:
-        """Count the parameters of one bank row."""
+        """Count the parameters of one bank row; what all incomplete combinations share is not among them."""
         return sum(site.num_parameters for site in self.sites)
+
+    @property
+    def common_parameters(self) -> int:
+        """Count the parameters of the one row that all incomplete combinations share; see `subsense.Common`."""
+        return sum(site.num_common for site in self.sites)
+
+    @property
+    def num_parameters(self) -> int:
+        """Count the parameters of all rows, which is what a model trains and keeps; of one where there is no model."""
+        return (self.num_rows or 1) * self.parameters_per_row + self.common_parameters
 
     @property
     def share(self) -> float:
@@ -105,7 +125,13 @@ class Plan:
 
     def __str__(self) -> str:
         rows = [
-            [site.key, site.layer.class_name, site.label, f"{site.layer.channels:,}", f"{site.num_parameters:,}"]
+            [
+                site.key,
+                site.layer.class_name,
+                site.label,
+                f"{site.layer.channels:,}",
+                f"{site.num_parameters + site.num_common:,}",
+            ]
             for site in self.sites
         ]
         table = format_table(["module", "class", "adapter", "channels", "parameters"], rows, align="lllrr")
@@ -117,11 +143,12 @@ class Plan:
 
     def _rows(self) -> list[str]:
         """Say what all bank rows together are, which is what a model trains and keeps."""
+        common = self.common_parameters
+        lines = [f"one row for all incomplete combinations: {common:,} parameters"] if common else []
         if self.num_rows is None:
-            return []
-        number = self.num_rows * self.parameters_per_row
-        share = format_share(number / max(1, self.network_parameters))
-        return [f"{self.num_rows} bank rows: {number:,} parameters in all, {share}"]
+            return lines
+        share = format_share(self.num_parameters / max(1, self.network_parameters))
+        return [*lines, f"{self.num_rows} bank rows: {self.num_parameters:,} parameters in all, {share}"]
 
     def _reach(self) -> list[str]:
         if not self.out_of_reach:
@@ -169,6 +196,7 @@ def plan(
     found = list(_sites(network, adapters, choice, layers))
     sites = _tie(found)
     choice.check(adapters)
+    _check_common(adapters, sites)
     if not sites:
         raise PlanError(
             f"no layer of {type(network).__name__} is a site for {', '.join(a.name for a in adapters)}; "
@@ -177,6 +205,18 @@ def plan(
     parameters = dict(network.named_parameters())
     num_parameters = sum(parameter.numel() for parameter in parameters.values())
     return Plan(sites, _out_of_reach(parameters, found), num_parameters, adapters, tuple(layers))
+
+
+def _check_common(adapters: Sequence[Adapter], sites: Sequence[Site]) -> None:
+    """Raise for a pattern of `Common` at which it finds no site."""
+    for adapter in adapters:
+        if isinstance(adapter, Common):
+            paths = {path for site in sites if adapter in site.adapters for path in site.modules}
+            for pattern in _Patterns.parse("include", adapter.include).unmatched(paths):
+                raise UnmatchedPattern(
+                    f"Common: include: pattern {pattern!r} matches no site of {adapter.adapter.name}."
+                    f"{closest(pattern, [path for site in sites for path in site.modules])}"
+                )
 
 
 @dataclass(frozen=True)

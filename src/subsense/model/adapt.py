@@ -8,8 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from subsense.adapters import Method
+from subsense.adapters import Method, parse_method
+from subsense.adapters.common import is_common
 from subsense.adapters.layers.declare import Declaration
+from subsense.errors import PlanError
 from subsense.injection.banks import Banks, start_banks
 from subsense.injection.hooks import Injection, check_unadapted
 from subsense.injection.planning import Plan, plan
@@ -83,12 +85,21 @@ def adapt(
     check_materialised(network)
     parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
     check_signature(network, parsed, modalities)
+    _check_common(method, sharing)
     router, saved = Router(modalities, modalities.select(combinations), sharing, untrained), SavedOutputs(memory)
     planned = plan(network, method, include=include, exclude=exclude, layers=layers)
     banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
     robust = inject(network, planned, banks, filling, router, parsed)
     robust.check_inputs, robust.injection.saved = check_inputs, saved
     return robust
+
+
+def _check_common(method: Method, sharing: str) -> None:
+    if sharing == "independent" and any(map(is_common, parse_method(method))):
+        raise PlanError(
+            "method: Common has one row for all incomplete combinations, so with sharing='independent' training one "
+            "would change the others; use sharing='additive'"
+        )
 
 
 def inject(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from subsense.adapters import Adapter
+from subsense.adapters.common import common_weights, is_common
 from subsense.errors import CheckpointError, closest
 from subsense.injection.banks import Banks
 from subsense.injection.planning import Plan, Site
@@ -23,14 +24,17 @@ def adapter_set(plan: Plan, banks: Banks, router: Router, code: int) -> list[Ada
     served = router.substitute(code, training=False)
     if served == router.complete:
         return []
-    weights = router.uniform(served, banks.device).weights[0]
-    used = weights.nonzero().flatten()
+    own = router.uniform(served, banks.device).weights[0]
     return [
-        (site, adapter, adapter.merge({name: bank.detach()[used] for name, bank in found.items()}, weights[used]))
+        (site, adapter, _merged(adapter, banks.of(site, adapter), common_weights(own) if is_common(adapter) else own))
         for site in plan.sites
         for adapter in site.adapters
-        for found in [banks.of(site, adapter)]
     ]
+
+
+def _merged(adapter: Adapter, banks: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+    used = weights.nonzero().flatten()
+    return adapter.merge({name: bank.detach()[used] for name, bank in banks.items()}, weights[used])
 
 
 def training_state(router: Router) -> Tensor:

@@ -15,6 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from subsense.adapters import Adapter, from_json, to_json
+from subsense.adapters.common import num_rows_of
 from subsense.errors import CheckpointError, DamagedFile, ForeignTensor, OtherModalities, OtherNetwork, PlanError
 from subsense.injection.banks import bank_dtype, bank_names
 from subsense.injection.hooks import check_unadapted
@@ -223,7 +224,7 @@ def _expected(
     """Give the shape and dtype of each tensor; nothing of a declared size is made."""
     num_rows = len(manifest.combinations) if manifest.sharing == "independent" else len(manifest.modalities)
     banks = {
-        name: ((num_rows, *site.adapters[adapter][parameter]), dtype)
+        name: ((num_rows_of(adapter, num_rows), *site.adapters[adapter][parameter]), dtype)
         for name, (site, adapter, parameter) in bank_names(planned).items()
     }
     with torch.device("meta"):
