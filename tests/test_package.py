@@ -41,7 +41,7 @@ NOUNS = {
     "Results",
     "RobustModel",
 }
-METHODS = {"BitFit", "LoRA", "Norm", "SSF", "Scale", "Shift"}
+METHODS = {"BitFit", "Common", "LoRA", "Norm", "SSF", "Scale", "Shift"}
 ERRORS = {
     "CalibrationError",
     "CheckpointError",

@@ -18,7 +18,7 @@ from subsense.calibration.samples import Sampler
 from subsense.calibration.solver import Settings, Solver
 from subsense.calibration.visits import Capture, Goals, Runs, Visit
 from subsense.errors import CalibrationError
-from subsense.injection.planning import Site
+from subsense.injection.site import Site
 from subsense.modalities import Combination, CombinationLike
 from subsense.modalities.inputs import Inputs, read
 from subsense.modalities.loaders import num_rows, take

@@ -20,7 +20,7 @@ from subsense.adapters.common import common_weights, is_common
 from subsense.adapters.regression import Moments, Problem
 from subsense.calibration.samples import Sampler
 from subsense.calibration.visits import Capture, Enough, Goals, Later, Place, Runs, Visit, goal_of
-from subsense.injection.planning import Site
+from subsense.injection.site import Site
 from subsense.modalities.inputs import Inputs, read
 from subsense.modalities.loaders import num_rows
 from subsense.model.robust import RobustModel

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from subsense.adapters.base import Adapter
 from subsense.adapters.common import is_common, num_rows_of
-from subsense.injection.planning import Plan, Site
+from subsense.injection.planning import Plan
+from subsense.injection.site import Site
 from subsense.modalities.names import attribute_name
 from subsense.support.modules import device_of
 

@@ -15,10 +15,10 @@ from subsense.adapters.base import Adapter, Mix, Route
 from subsense.adapters.common import is_common
 from subsense.errors import UnsupportedLayer
 from subsense.injection.banks import Banks
-from subsense.injection.planning import Site
 from subsense.injection.saved_outputs import SavedOutputs, Watched
 from subsense.injection.scaled_layer import Scaling
 from subsense.injection.scaled_norm import Normalising
+from subsense.injection.site import Site
 from subsense.support.torch_private import transforms_act, version_of
 
 Observed = dict[str, list[Tensor]]

@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from subsense.adapters import Common, LoRA
 from subsense.errors import CheckpointError, DamagedFile, ForeignTensor, MissingFile, PlanError
-from subsense.injection.planning import Site
+from subsense.injection.site import Site
 from subsense.modalities import CombinationLike
 from subsense.model.robust import RobustModel
 from subsense.support.files import make_folder, parse_object, write_atomically

@@ -11,7 +11,8 @@ from subsense.adapters import Adapter
 from subsense.adapters.common import common_weights, is_common
 from subsense.errors import CheckpointError, closest
 from subsense.injection.banks import Banks
-from subsense.injection.planning import Plan, Site
+from subsense.injection.planning import Plan
+from subsense.injection.site import Site
 from subsense.routing.router import POLICIES, Router
 
 EXTRA = "_extra_state"

@@ -82,7 +82,7 @@ def save(robust: RobustModel, folder: str | Path) -> None:
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
     name = _file_name(checksum_of_bytes(data))
     write_atomically(folder / name, data)
-    write_atomically(folder / MANIFEST, seal(_manifest(robust, name).model_dump(mode="json")))
+    write_atomically(folder / MANIFEST, seal(_data(_manifest(robust, name))))
     for old in folder.glob("adapters-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -142,7 +142,7 @@ def load(
     _check_network(folder, manifest, network)
     method, layers = _method(folder, manifest, methods), _layers(manifest, network)
     fills = _fills(folder, manifest, fill)
-    planned = plan(network, method, include=manifest.sites, layers=layers)
+    planned = plan(network, method, include=manifest.sites, layers=layers, merge=manifest.merged)
     tensors = _read_tensors(folder, manifest, _expected(manifest, planned, declared, fills, bank_dtype(network)))
     parsed, filling = parse_call(_call(folder, manifest, call), declared), Filling(declared, fills)
     combinations = declared.select(manifest.combinations)
@@ -156,7 +156,7 @@ def load(
 
 def _manifest(robust: RobustModel, tensors: str) -> Manifest:
     return Manifest(
-        format=FORMAT,
+        format=FORMAT if robust.plan.merged else 1,
         subsense=version("subsense"),
         torch=torch.__version__,
         network=type(robust.network).__name__,
@@ -171,8 +171,14 @@ def _manifest(robust: RobustModel, tensors: str) -> Manifest:
         fill=robust.fill.kinds,
         sites=list(dict.fromkeys(path for site in robust.plan.sites for path in site.modules)),
         layers=[_declared(layer) for layer in robust.plan.declared],
+        merged=bool(robust.plan.merged),
         tensors=tensors,
     )
+
+
+def _data(manifest: Manifest) -> dict[str, Any]:
+    """Give a manifest as JSON data; where no sites were merged, as versions before that could read it."""
+    return manifest.model_dump(mode="json", exclude=set() if manifest.merged else {"merged"})
 
 
 def _tensors(robust: RobustModel) -> dict[str, Tensor]:
