@@ -199,6 +199,7 @@ class TrainPart(Fit):
     """Say how the adapter sets are trained; the arguments of `subsense.train`."""
 
     strategy: Literal["joint", "separate"] = "joint"
+    start: Literal["calibrated"] | None = None
 
 
 class CalibratePart(Group):

@@ -182,7 +182,9 @@ def load_or_train(job: Job, shelf: Shelf, name: str, calibrated: bool = False) -
             solve_sets(job, robust)
         else:
             note(f"{name}: training {len(robust.combinations)} combinations, {part.strategy}, {part.epochs} epochs")
-            ss.train(robust, strategy=part.strategy, **fit_settings(job, part, folder=state, resume=True))
+            ss.train(
+                robust, strategy=part.strategy, start=part.start, **fit_settings(job, part, folder=state, resume=True)
+            )
         ss.save(robust, folder)
         rmtree(state, ignore_errors=True)
         robust.detach()

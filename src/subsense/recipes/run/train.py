@@ -111,7 +111,7 @@ def train_sets(job: Job, robust: ss.RobustModel) -> TrainingReport:
     part = job.recipe.train
     note(f"training the adapter sets of {len(robust.combinations)} combinations, {part.strategy}, {part.epochs} epochs")
     settings = fit_settings(job, part, folder=job.state / "train", resume=True)
-    report = ss.train(robust, strategy=part.strategy, **settings)
+    report = ss.train(robust, strategy=part.strategy, start=part.start, **settings)
     ss.save(robust, job.adapters)
     job.trained.write_text(_origin_of_sets(job.recipe), "utf-8")
     rmtree(job.state)
