@@ -32,7 +32,7 @@ def merge_affine(network: nn.Module, sites: Sequence[Site]) -> tuple[tuple[Site,
     """
     norms = dict(_pairs(network))
     paths = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
-    modules = dict(network.named_modules())
+    modules = dict(network.named_modules(remove_duplicate=False))
     alone = {site.key: site for site in sites if len(site.modules) == 1 == paths[id(modules[site.layer.path])]}
     left, merged = [], []
     for site in sites:
@@ -48,7 +48,7 @@ def merge_affine(network: nn.Module, sites: Sequence[Site]) -> tuple[tuple[Site,
 def _pairs(network: nn.Module) -> Iterator[tuple[str, str]]:
     """Give the paths of a convolution and the BatchNorm that an `nn.Sequential` runs right after it."""
     for path, module in network.named_modules():
-        if type(module).forward is nn.Sequential.forward:
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             prefix = f"{path}." if path else ""
             for (first, conv), (second, norm) in pairwise(module.named_children()):
                 if _is_affine(conv, norm):

@@ -41,6 +41,7 @@ def adapt(
     seed: int = 0,
     check_inputs: bool = False,
     memory: str = "normal",
+    merge: bool = True,
 ) -> RobustModel:
     """Make a pretrained multimodal network work with any subset of its modalities (arXiv 2310.03986).
 
@@ -65,6 +66,8 @@ def adapt(
             to the network as they are. Can be set later, ``robust.check_inputs = True``; compiled graphs don't check.
         memory: ``"normal"``, or ``"low"``: training keeps less where the rows of a batch lack different modalities, and
             takes longer, see docs/performance.md. Can be set later, ``robust.memory = "low"``.
+        merge: scale and shift a convolution at the BatchNorm behind it, which is the same and takes half of the
+            parameters, see `subsense.injection.planning.plan`; False: at both, as published work counts them.
 
     Raises:
         ModalityError, PlanError: what was asked for can't be done; the network is as it was.
@@ -87,7 +90,7 @@ def adapt(
     check_signature(network, parsed, modalities)
     _check_common(method, sharing)
     router, saved = Router(modalities, modalities.select(combinations), sharing, untrained), SavedOutputs(memory)
-    planned = plan(network, method, include=include, exclude=exclude, layers=layers)
+    planned = plan(network, method, include=include, exclude=exclude, layers=layers, merge=merge)
     banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
     robust = inject(network, planned, banks, filling, router, parsed)
     robust.check_inputs, robust.injection.saved = check_inputs, saved

@@ -172,6 +172,7 @@ class AdaptPart(Group):
     exclude: Names = ()
     layers: Annotated[tuple[Annotated[DeclaredClass, BeforeValidator(as_choice)], ...], Field(strict=False)] = ()
     untrained: Literal["error", "nearest", "pretrained"] = "error"
+    merge: bool = True
 
 
 class Fit(Group):

@@ -27,6 +27,7 @@ def plan_network(recipe: Recipe) -> ss.Plan:
         fresh_network(recipe),
         make_methods(recipe),
         include=part.include,
+        merge=part.merge,
         exclude=part.exclude,
         layers=make_layers(recipe),
     )
@@ -103,6 +104,7 @@ def adapt_network(job: Job, network: nn.Module) -> ss.RobustModel:
         exclude=part.exclude,
         layers=make_layers(job.recipe),
         seed=job.recipe.seed,
+        merge=part.merge,
     )
 
 
