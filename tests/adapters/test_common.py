@@ -1,7 +1,8 @@
 """One row that acts wherever anything is missing: what it computes, and that every part of the library knows it."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +19,15 @@ from subsense.testing import check_adapter
 
 WITH_LORA = ["ssf", Common(ss.LoRA(2))]
 QUIET: dict[str, Any] = {"progress": False}
+
+
+@dataclass(frozen=True)
+class Unsolved:
+    """A method of one's own that can be trained alone."""
+
+    name: ClassVar[str] = "unsolved"
+    serves, parameters, pair, start = ss.Shift.serves, ss.Shift.parameters, ss.Shift.pair, ss.Shift.start
+    apply, merge, fold = ss.Shift.apply, ss.Shift.merge, ss.Shift.fold
 
 
 def towers(method: Any, **options: Any) -> ss.RobustModel:
@@ -118,6 +128,14 @@ def test_calibrated_it_is_the_least_squares_over_all_combinations_at_once() -> N
     found = np.concatenate([robust.features(one)["head"][0].numpy() for one in given])
     theta = np.linalg.lstsq(own - bias, goal - own, rcond=None)[0]
     np.testing.assert_allclose(found, own + (own - bias) @ theta, atol=1e-8)
+
+
+def test_calibrating_it_says_its_rank_and_refuses_a_method_that_is_not_solved() -> None:
+    robust, inputs = towers(["ssf", Common(ss.LoRA(3))]), draw(TOWERS, rows=20)
+    assert ss.calibrate(robust, [inputs], held_out=0.0, **QUIET).rank == 3
+    other = towers(["ssf", Common(Unsolved())])
+    with pytest.raises(ss.CalibrationError, match=r"method 'unsolved'.*it lacks"):
+        ss.calibrate(other, [inputs], held_out=0.0, **QUIET)
 
 
 def test_written_and_read_it_is_the_same(tmp_path: Path) -> None:

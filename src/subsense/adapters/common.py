@@ -103,6 +103,11 @@ def is_common(adapter: Adapter) -> bool:
     return isinstance(adapter, Common)
 
 
+def inner(adapter: Adapter) -> Adapter:
+    """Give the method that `Common` lets act, or a method as it is."""
+    return adapter.adapter if isinstance(adapter, Common) else adapter
+
+
 def num_rows_of(adapter: Adapter, num_rows: int) -> int:
     """Give how many bank rows a method has in a model with so many."""
     return 1 if is_common(adapter) else num_rows
