@@ -145,7 +145,7 @@ class Solver:
             moments=moments,
             weights=self._weights(adapter).to(moments[0].z.device),
             ridge=self.settings.ridge,
-            shifts=bool(takers),
+            shifts=bool(takers) or site.key in self.robust.plan.merged,  # the norm behind it takes the shift
             rows={name: bank.detach()[self._used(adapter)] for name, bank in banks.items()},
             rank=self.settings.rank,
         )
