@@ -15,7 +15,7 @@ from subsense.modalities import Modalities
 from subsense.modalities.inputs import Inputs
 from subsense.modalities.loaders import available, num_rows, split, take
 
-SIDE_BY_SIDE = 5
+SIDE_BY_SIDE = 3
 """Sets of all rows that run as one batch, which is about what a training step with these rows keeps."""
 FEWEST = 32
 """Rows of a piece."""
