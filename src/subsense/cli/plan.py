@@ -17,7 +17,13 @@ def plan(recipe: RecipeName, changes: Changes = None, as_json: Json = False) -> 
         say(planned)
         return
     sites = [
-        {"module": site.key, "class": site.layer.class_name, "adapter": site.label, "parameters": site.num_parameters}
+        {
+            "module": site.key,
+            "class": site.layer.class_name,
+            "adapter": site.label,
+            "parameters": site.num_parameters,
+            "common_parameters": site.num_common,
+        }
         for site in planned.sites
     ]
     say_json({
