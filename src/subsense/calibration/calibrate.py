@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from subsense.adapters.common import inner
 from subsense.calibration.recorder import OutputSums, Recorder, outputs_of
 from subsense.calibration.report import CalibrationReport, OutputRecovery
-from subsense.calibration.rows import cut, read_rows, spread
+from subsense.calibration.rows import cut, read_rows
 from subsense.calibration.samples import Sampler
 from subsense.calibration.solver import Settings, Solver
 from subsense.calibration.visits import Capture, Goals, Runs, Visit
@@ -137,33 +137,19 @@ class _Job:
         capture = Capture(self.settings.sampler, num_rows(first), only=None if single else ("", 0))
         self.robust.visit(read(self.robust.modalities, first), capture)
         self.robust.injection.check_called(capture.calls)
-        goals, chunks = [capture.goals] if single else None, self.chunks
+        goals = capture.goals if single else None
         groups = [asked] if self.robust.sharing == "additive" else [(one,) for one in asked]
-        if single and len(groups) == 1:
-            chunks = spread(first, len(asked))
-            goals = goals if len(chunks) == 1 else list(map(self._goals, range(len(chunks)), chunks))
         for group in _shown(groups, progress):
-            self._solver(group, chunks, goals, capture.calls).run()
+            self._solver(group, goals, capture.calls).run()
 
-    def _goals(self, number: int, inputs: Inputs) -> Goals:
-        capture = Capture(self.settings.sampler, num_rows(inputs), number)
-        self.robust.visit(read(self.robust.modalities, inputs), capture)
-        return capture.goals
-
-    def _solver(
-        self,
-        group: Sequence[Combination],
-        chunks: Sequence[Inputs],
-        goals: Sequence[Goals] | None,
-        calls: dict[str, int],
-    ) -> Solver:
+    def _solver(self, group: Sequence[Combination], goals: Goals | None, calls: dict[str, int]) -> Solver:
         codes = [self.robust.modalities.code(one) for one in group]
         names = list(map(str, group))
 
         def watch(site: Site, place: int, own: Tensor, goal: Tensor) -> None:
             self.recorder.fit(names[place], site, own, goal)
 
-        return Solver(self.robust, codes, chunks, self.settings, calls, goals, watch)
+        return Solver(self.robust, codes, self.chunks, self.settings, calls, goals, watch)
 
     def check(self, asked: Sequence[Combination], chunks: Sequence[Inputs]) -> dict[str, OutputRecovery]:
         """Measure on rows that were held out what is recovered, at each site and at the output."""
@@ -174,7 +160,7 @@ class _Job:
             capture = Capture(sampler, num_rows(inputs), number)
             complete = self.robust.visit(read(self.robust.modalities, inputs), capture)
             for one in asked:
-                runs = Runs(self.robust, [inputs], (self.robust.modalities.code(one),))
+                runs = Runs(self.robust, inputs, (self.robust.modalities.code(one),))
                 visit = _Check(runs, sampler, number, capture.goals, self.recorder, str(one))
                 calibrated = self.robust.visit(runs.batch, visit)
                 frozen = self.robust.visit(runs.batch, _leave)
@@ -188,7 +174,7 @@ class _Check(Visit):
     def __init__(
         self, runs: Runs, sampler: Sampler, chunk: int, goals: Goals, recorder: Recorder, combination: str
     ) -> None:
-        super().__init__(runs, sampler, [chunk])
+        super().__init__(runs, sampler, chunk)
         self.goals, self.recorder, self.combination = goals, recorder, combination
 
     def __call__(self, site: Site, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import torch
@@ -14,11 +13,6 @@ from subsense.errors import InputError
 from subsense.modalities import Modalities
 from subsense.modalities.inputs import Inputs
 from subsense.modalities.loaders import available, num_rows, split, take
-
-SIDE_BY_SIDE = 3
-"""Sets of all rows that run as one batch, which is about what a training step with these rows keeps."""
-FEWEST = 32
-"""Rows of a piece."""
 
 
 @dataclass(frozen=True)
@@ -77,24 +71,6 @@ def cut(chunks: Iterable[Inputs], size: int) -> list[Inputs]:
     ]
 
 
-def spread(inputs: Inputs, num_sets: int) -> list[Inputs]:
-    """Cut rows into pieces of one size, so that sets which each run one of them, in turn, are no large batch together.
-
-    Sets that share bank rows are solved from all of them at once, so the rows of one need not be those of another.
-    Pieces may share a row or two, so that they are of one size and none is left out.
-
-    >>> [len(piece["a"]) for piece in spread({"a": torch.zeros(100, 2)}, 14)]
-    [34, 34, 34]
-    """
-    count = num_rows(inputs)
-    pieces = min(ceil(num_sets / SIDE_BY_SIDE), count // FEWEST)
-    if pieces < 2:
-        return [inputs]
-    size = ceil(count / pieces)
-    starts = [number * (count - size) // (pieces - 1) for number in range(pieces)]
-    return [take(inputs, torch.arange(start, start + size), count) for start in starts]
-
-
 def _moved(values: Any, device: torch.device) -> Any:
     if isinstance(values, Mapping):
         return {name: _moved(value, device) for name, value in values.items()}
@@ -106,7 +82,7 @@ def _joined(batches: list[dict[str, Any]]) -> list[Inputs]:
     alike: dict[Any, list[dict[str, Any]]] = {}
     for batch in batches:
         alike.setdefault(_shapes(batch), []).append(batch)
-    return [joined(some) for some in alike.values()]
+    return [_concatenated(some) for some in alike.values()]
 
 
 def _shapes(value: Any) -> Any:
@@ -115,9 +91,8 @@ def _shapes(value: Any) -> Any:
     return tuple(value.shape[1:]) if isinstance(value, Tensor) else None
 
 
-def joined(some: Sequence[Any]) -> Any:
-    """Put inputs of one form one after the other; what isn't a tensor is the first's."""
+def _concatenated(some: list[Any]) -> Any:
     first = some[0]
     if isinstance(first, Mapping):
-        return {name: joined([one[name] for one in some]) for name in first}
-    return torch.cat(list(some)) if isinstance(first, Tensor) else first
+        return {name: _concatenated([one[name] for one in some]) for name in first}
+    return torch.cat(some) if isinstance(first, Tensor) else first

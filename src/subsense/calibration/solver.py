@@ -47,8 +47,7 @@ class Solver:
         chunks: rows with everything present, each chunk as one batch.
         settings: how.
         calls: how often each site is called in a forward.
-        goals: what sites give with everything present, for each chunk, and each set has one chunk, in turn; None: each
-            set has all of them, which run one after the other.
+        goals: what sites give with everything present, for the only chunk; None: rows come in chunks.
         watch: is told each site's problem.
     """
 
@@ -59,12 +58,11 @@ class Solver:
         chunks: Sequence[Inputs],
         settings: Settings,
         calls: Mapping[str, int],
-        goals: Sequence[Goals] | None,
+        goals: Goals | None,
         watch: Watch,
     ) -> None:
         self.robust, self.sets, self.chunks, self.settings = robust, tuple(sets), chunks, settings
         self.calls, self.goals, self.watch = calls, goals, watch
-        self.own_chunks = [number % len(chunks) for number in range(len(self.sets))]
         self.solved: set[str] = set()
         self.resting: set[str] = set()
         self.idle: set[tuple[str, str]] = set()
@@ -115,9 +113,7 @@ class Solver:
             for chunk, inputs in enumerate(self.chunks):
                 goals = self._goals_at(site, chunk, inputs)
                 for number, code in enumerate(self.sets):
-                    if self.goals is not None and self.own_chunks[number] != chunk:
-                        continue
-                    runs = Runs(self.robust, [inputs], (code,))
+                    runs = Runs(self.robust, inputs, (code,))
                     visit = Gather(self, runs, chunk, site, index, goals)
                     with suppress(Enough):
                         self.robust.visit(runs.batch, visit)
@@ -129,7 +125,7 @@ class Solver:
 
     def _goals_at(self, site: Site, number: int, inputs: Inputs) -> Goals:
         if self.goals is not None:
-            return self.goals[number]
+            return self.goals
         sampler, only = self.settings.sampler, (site.key, self.calls[site.key])
         capture = Capture(sampler, num_rows(inputs), number, only)
         with suppress(Enough):
@@ -193,8 +189,7 @@ class Together(Visit):
     """Solve each site when it is reached."""
 
     def __init__(self, solver: Solver) -> None:
-        pieces = [solver.chunks[chunk] for chunk in solver.own_chunks]
-        super().__init__(Runs(solver.robust, pieces, solver.sets), solver.settings.sampler, solver.own_chunks)
+        super().__init__(Runs(solver.robust, solver.chunks[0], solver.sets), solver.settings.sampler)
         self.solver = solver
 
     def __call__(self, site: Site, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -209,14 +204,14 @@ class Together(Visit):
         solver, site = self.solver, place.site
         assert solver.goals is not None
         own = self.own(site, place.own, 0)
-        goals = [goal_of(solver.goals[chunk], place, one) for chunk, one in zip(self.chunks, own, strict=True)]
-        if all(torch.equal(one, goal) for one, goal in zip(own, goals, strict=True)):
+        goal = goal_of(solver.goals, place, own)
+        if all(torch.equal(one, goal) for one in own):
             solver.rest(site)
             return
         for index, adapter in enumerate(adapters):
-            moments = self.moments(place, adapter, own, self.act(place, adapters[:index]), goals)
+            moments = self.moments(place, adapter, own, self.act(place, adapters[:index]), goal)
             solver.write(site, index, place.module, moments)
-        for number, (one, goal) in enumerate(zip(own, goals, strict=True)):
+        for number, one in enumerate(own):
             solver.watch(site, number, one, goal)
         solver.solved.add(site.key)
 
@@ -225,7 +220,7 @@ class Gather(Visit):
     """Gather the sums of one method of a site, from one chunk of one set."""
 
     def __init__(self, solver: Solver, runs: Runs, chunk: int, site: Site, index: int, goals: Goals) -> None:
-        super().__init__(runs, solver.settings.sampler, [chunk])
+        super().__init__(runs, solver.settings.sampler, chunk)
         self.solver, self.site, self.index, self.goals = solver, site, index, goals
         self.found: list[Moments] = []
         self.outputs: list[tuple[Tensor, Tensor]] = []
@@ -237,8 +232,8 @@ class Gather(Visit):
         if site.key != self.site.key:
             return y
         own, given = self.own(site, y, place.call), self.act(place, adapters[: self.index])
-        goal = goal_of(self.goals, place, own[0])
-        self.found += self.moments(place, adapters[self.index], own, given, [goal])
+        goal = goal_of(self.goals, place, own)
+        self.found += self.moments(place, adapters[self.index], own, given, goal)
         self.outputs.append((own[0], goal))
         if place.call + 1 == self.solver.calls[site.key]:
             raise Enough

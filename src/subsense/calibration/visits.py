@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from subsense.adapters.base import Adapter
 from subsense.adapters.channels import flat_channels
 from subsense.adapters.regression import Moments
-from subsense.calibration.rows import joined
 from subsense.calibration.samples import Sampler
 from subsense.errors import CalibrationError
 from subsense.injection.site import Site
@@ -58,20 +57,14 @@ class Capture:
 
 
 class Runs:
-    """Run some sets as one batch: all rows of the first set, then as many of the second, ...
+    """Run the rows of a chunk for some sets as one batch: all rows of the first set, then all of the second, ..."""
 
-    Args:
-        robust: the model.
-        pieces: the rows of each set, as many of each.
-        sets: the combinations, as bit masks.
-    """
-
-    def __init__(self, robust: RobustModel, pieces: Sequence[Inputs], sets: Sequence[int]) -> None:
-        self.robust, self.sets, self.rows = robust, tuple(sets), num_rows(pieces[0])
+    def __init__(self, robust: RobustModel, inputs: Inputs, sets: Sequence[int]) -> None:
+        self.robust, self.sets, self.rows = robust, tuple(sets), num_rows(inputs)
         present = torch.cat([
             robust.modalities.present(robust.modalities.from_code(code)).expand(self.rows, -1) for code in sets
         ])  # fmt: skip
-        self.batch = read(robust.modalities, joined(pieces), present)
+        self.batch = read(robust.modalities, _repeated(inputs, len(sets)), present)
         device = self.batch.device
         if len(sets) == 1:
             self.route = robust.router.uniform(sets[0], device)
@@ -115,11 +108,11 @@ class Visit:
 
     Args:
         runs: what runs.
-        sampler, chunks: which positions are looked at; the chunk of each set.
+        sampler, chunk: which positions are looked at.
     """
 
-    def __init__(self, runs: Runs, sampler: Sampler, chunks: Sequence[int]) -> None:
-        self.runs, self.sampler, self.chunks = runs, sampler, chunks
+    def __init__(self, runs: Runs, sampler: Sampler, chunk: int = 0) -> None:
+        self.runs, self.sampler, self.chunk = runs, sampler, chunk
         self.calls: Counter[str] = Counter()
 
     def next(self, site: Site) -> int:
@@ -132,16 +125,13 @@ class Visit:
         """Give a site's output, (position, channel) for each set."""
         return self._parts(site, flat_channels(y, site.layer), call)
 
-    def moments(
-        self, place: Place, adapter: Adapter, own: Sequence[Tensor], y: Tensor, goals: Sequence[Tensor]
-    ) -> list[Moments]:
+    def moments(self, place: Place, adapter: Adapter, own: Sequence[Tensor], y: Tensor, goal: Tensor) -> list[Moments]:
         """Add up one method's problem for each set, from the site's own output and that which the method is given."""
         z, groups = adapter.basis(place.site.layer, place.module, place.x, place.own, y)
         given = own if y is place.own else self.own(place.site, y, place.call)
         known = {id(place.own): own, id(y): given}
         features = known[id(z)] if id(z) in known else self._parts(place.site, z, place.call)
-        three = zip(features, given, goals, strict=True)
-        return [Moments.of(some, goal - other, groups) for some, other, goal in three]
+        return [Moments.of(some, goal - other, groups) for some, other in zip(features, given, strict=True)]
 
     def act(self, place: Place, adapters: Sequence[Adapter]) -> Tensor:
         """Give the output adapted by some of the site's methods."""
@@ -149,8 +139,7 @@ class Visit:
 
     def _parts(self, site: Site, values: Tensor, call: int) -> list[Tensor]:
         parts = self.runs.split(site, call, values)
-        return [self.sampler.rows(site.layer, one, self.runs.rows, call, chunk)
-                for one, chunk in zip(parts, self.chunks, strict=True)]  # fmt: skip
+        return [self.sampler.rows(site.layer, one, self.runs.rows, call, self.chunk) for one in parts]
 
 
 @dataclass(frozen=True)
@@ -164,13 +153,21 @@ class Place:
     call: int
 
 
-def goal_of(goals: Goals, place: Place, own: Tensor) -> Tensor:
+def goal_of(goals: Goals, place: Place, own: Sequence[Tensor]) -> Tensor:
     """Give what a call of a site is to come near to; raise `CalibrationError` where there is no such thing."""
     goal = goals.get((place.site.key, place.call))
-    if goal is None or own.shape != goal.shape:
-        found = "is called more often" if goal is None else f"has {len(own)} positions instead of {len(goal)}"
+    if goal is None or any(one.shape != goal.shape for one in own):
+        found = "is called more often" if goal is None else f"has {len(own[0])} positions instead of {len(goal)}"
         raise CalibrationError(
             f"{place.site.key} ({place.site.layer.class_name}): it {found} where modalities are missing than with "
             f"everything present, so that its outputs can't be compared; exclude=[{place.site.layer.path!r}]"
         )
     return goal
+
+
+def _repeated(inputs: Any, times: int) -> Any:
+    if times == 1:
+        return inputs
+    if isinstance(inputs, Mapping):
+        return {name: _repeated(value, times) for name, value in inputs.items()}
+    return inputs.repeat(times, *[1] * (inputs.dim() - 1)) if isinstance(inputs, Tensor) else inputs
