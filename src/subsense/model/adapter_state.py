@@ -13,6 +13,8 @@ from subsense.errors import CheckpointError, closest
 from subsense.injection.banks import Banks
 from subsense.injection.planning import Plan
 from subsense.injection.site import Site
+from subsense.modalities import CombinationLike
+from subsense.routing.quality import weights_of
 from subsense.routing.router import POLICIES, Router
 
 EXTRA = "_extra_state"
@@ -20,14 +22,13 @@ EXTRA = "_extra_state"
 AdapterRow = tuple[Site, Adapter, dict[str, Tensor]]
 
 
-def adapter_set(plan: Plan, banks: Banks, router: Router, code: int) -> list[AdapterRow]:
-    """Give what the route selects for rows that have the modalities of a bit mask; nothing for the complete one."""
-    served = router.substitute(code, training=False)
-    if served == router.complete:
+def adapter_set(plan: Plan, banks: Banks, weights: Tensor) -> list[AdapterRow]:
+    """Give what weights (bank row,) select; nothing where all are 0."""
+    if not weights.any():
         return []
-    own = router.uniform(served, banks.device).weights[0]
+    common = common_weights(weights)
     return [
-        (site, adapter, _merged(adapter, banks.of(site, adapter), common_weights(own) if is_common(adapter) else own))
+        (site, adapter, _merged(adapter, banks.of(site, adapter), common if is_common(adapter) else weights))
         for site in plan.sites
         for adapter in site.adapters
     ]
@@ -36,6 +37,15 @@ def adapter_set(plan: Plan, banks: Banks, router: Router, code: int) -> list[Ada
 def _merged(adapter: Adapter, banks: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
     used = weights.nonzero().flatten()
     return adapter.merge({name: bank.detach()[used] for name, bank in banks.items()}, weights[used])
+
+
+def weights_for(router: Router, served: CombinationLike | Mapping[str, float], banks: Banks) -> Tensor:
+    """Give the weights (bank row,) of a combination, or of the quality of each modality."""
+    if isinstance(served, Mapping):
+        quality = router.modalities.quality(served)[None]
+        return weights_of(router, quality, training=False)[0].to(banks.dtype).to(banks.device)
+    code = router.substitute(router.modalities.code(served), training=False)
+    return router.uniform(code, banks.device).weights[0]
 
 
 def training_state(router: Router) -> Tensor:

@@ -28,6 +28,7 @@ from subsense.model.adapt import inject
 from subsense.model.fingerprint import fingerprint
 from subsense.model.manifest import (
     FORMAT,
+    HUB_TENSORS,
     MANIFEST,
     MOST_HEADER,
     Manifest,
@@ -35,6 +36,7 @@ from subsense.model.manifest import (
     _file,
     _layers,
     _read_manifest,
+    is_of_hub,
     seal,
 )
 from subsense.model.robust import RobustModel
@@ -77,15 +79,21 @@ def save(robust: RobustModel, folder: str | Path) -> None:
     >>> [str(one) for one in robust.combinations]
     ['left', 'right']
     """
-    robust.injection.check_in_place()
+    manifest, data = files_of(robust)
+    name = manifest["tensors"]
     folder = make_folder(folder)
-    data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
-    name = _file_name(checksum_of_bytes(data))
     write_atomically(folder / name, data)
-    write_atomically(folder / MANIFEST, seal(_data(_manifest(robust, name))))
+    write_atomically(folder / MANIFEST, seal(manifest))
     for old in folder.glob("adapters-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
+
+
+def files_of(robust: RobustModel) -> tuple[dict[str, Any], bytes]:
+    """Give what `save` writes: the manifest's data, and the file of tensors whose name the manifest has."""
+    robust.injection.check_in_place()
+    data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
+    return _data(_manifest(robust, _file_name(checksum_of_bytes(data)))), data
 
 
 def load(
@@ -101,7 +109,7 @@ def load(
     """Load adapter sets for the network they were trained on.
 
     Args:
-        folder: what `save` wrote.
+        folder: what `save` wrote, or `subsense.integrations.hub.save_pretrained`.
         network: the same network with the same weights; untouched where anything does not fit.
         modalities: what they are expected to be; None: whatever was saved.
         call: needed where the network is called by a function, which can't be saved.
@@ -187,11 +195,11 @@ def _tensors(robust: RobustModel) -> dict[str, Tensor]:
 
 def _read_tensors(folder: Path, manifest: Manifest, expected: Expected) -> dict[str, Tensor]:
     most = MOST_HEADER + sum(math.prod(shape) * dtype.itemsize for shape, dtype in expected.values())
-    path = _file(folder, manifest.tensors, most)
+    path = _file(folder, HUB_TENSORS if is_of_hub(folder) else manifest.tensors, most)
     data = path.read_bytes()
     header = int.from_bytes(data[:8], "little")
-    if header > MOST_HEADER or _file_name(checksum_of_bytes(data)) != path.name:
-        raise DamagedFile(f"{path}: truncated or damaged (its checksum doesn't fit its name); save it again")
+    if header > MOST_HEADER or _file_name(checksum_of_bytes(data)) != manifest.tensors:
+        raise DamagedFile(f"{path}: truncated or damaged (its checksum doesn't fit); save it again")
     try:
         found = {name: (tuple(one["shape"]), one["dtype"]) for name, one in deserialize(data)}
     except SafetensorError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -12,7 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from subsense.errors import InputError, NonFiniteLoss, TrainingError
 from subsense.modalities import Combination
-from subsense.modalities.loaders import available, split, take
+from subsense.modalities.loaders import available, graded, split, take
 from subsense.routing.placement import NotFinite
 from subsense.training.distributed import Processes
 from subsense.training.run import Position, Run
@@ -121,7 +122,7 @@ class Stepper:
         if dropped:
             inputs = take(inputs, draw.rows, len(has), "inputs")
             target = take(target, draw.rows, len(has)) if objective.needs_target else None
-        return (inputs, target, draw), dropped
+        return (inputs, target, replace(draw, present=graded(draw.present, inputs))), dropped
 
     def _loss_of(self, rows: Rows, seed: int | None) -> Tensor:
         try:
