@@ -41,6 +41,7 @@ from subsense.recipes.run.train import fit_settings
 from subsense.recipes.schema import Method
 
 RANKS = (4, 8)
+MOST_SUBJECTS = 20
 TRAINED = "trained with labels, as the recipe says"
 
 
@@ -95,8 +96,9 @@ def jobs(options: argparse.Namespace, seed: int) -> Iterator[tuple[str, run.Job]
 
 def held_out(data: Data) -> Iterator[tuple[str, Data]]:
     """Hold out each subject in turn, or every fifth sample where there are no subjects."""
-    groups = getattr(data.train, "groups", None)
-    count = len(data.train)
+    groups, count = getattr(data.train, "groups", None), len(data.train)
+    if groups and len(set(groups)) > MOST_SUBJECTS:
+        groups = None  # each sample is a group of its own
     names = [str(number % 5) for number in range(count)] if not groups else [str(group) for group in groups]
     for name in sorted(set(names)) if groups else ["0"]:
         own = [index for index, group in enumerate(names) if group == name]

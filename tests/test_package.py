@@ -41,7 +41,7 @@ NOUNS = {
     "Results",
     "RobustModel",
 }
-METHODS = {"BitFit", "LoRA", "Norm", "SSF", "Scale", "Shift"}
+METHODS = {"BitFit", "Common", "LoRA", "Norm", "SSF", "Scale", "Shift"}
 ERRORS = {
     "CalibrationError",
     "CheckpointError",
@@ -87,7 +87,7 @@ HEAVY = {
     "yaml",
 }
 
-MOST_MODULES = 70
+MOST_MODULES = 74
 
 IMPORT = """
 import json, sys

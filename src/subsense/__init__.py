@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from subsense.adapters import SSF, BitFit, LoRA, Norm, Scale, Shift
+    from subsense.adapters import SSF, BitFit, Common, LoRA, Norm, Scale, Shift
     from subsense.adapters.layers.declare import AttentionClass, LayerClass
     from subsense.calibration import CalibrationReport, calibrate
     from subsense.deployment.fold import fold, prepare
@@ -66,6 +66,7 @@ __all__ = [
     "CheckpointError",
     "Collate",
     "Combination",
+    "Common",
     "Constant",
     "DamagedFile",
     "DataError",
@@ -118,7 +119,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "subsense.adapters": ("BitFit", "LoRA", "Norm", "SSF", "Scale", "Shift"),
+    "subsense.adapters": ("BitFit", "Common", "LoRA", "Norm", "SSF", "Scale", "Shift"),
     "subsense.adapters.layers.declare": ("AttentionClass", "LayerClass"),
     "subsense.calibration": ("CalibrationReport", "calibrate"),
     "subsense.deployment.fold": ("fold", "prepare"),

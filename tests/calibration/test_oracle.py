@@ -179,6 +179,26 @@ def test_low_rank_at_grouped_and_transposed_convolutions_lies_between_shift_and_
     assert errors[1] < errors[0] * 0.999
 
 
+def test_low_rank_at_a_convolution_leaves_the_shift_to_the_norm_behind_it() -> None:
+    torch.manual_seed(1)
+    stem = nn.Sequential(nn.Conv1d(6, 8, 3, padding=1), nn.BatchNorm1d(8))
+    net = Two(stem).double().eval()
+    with torch.no_grad():
+        for tensor in (*net.parameters(), *net.buffers()):
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor), alpha=0.3)
+    robust, inputs = calibrated(net, ["ssf", ss.LoRA(2)], site="one.*", ridge=0.0)
+    assert robust.plan.merged == ("one.0",)
+    bias = stem[0].bias.detach().numpy()
+    given = only(inputs, ["left"])
+    goal, own, found = (site_rows(robust, one, 1, adapted, "one.0")
+                        for one, adapted in ((inputs, False), (given, False), (given, True)))  # fmt: skip
+    theta, _ = reduced_rank_fit(own, goal - own, 0.0, 2)
+    np.testing.assert_allclose(found, own + (own - bias) @ theta, atol=1e-8)
+    goal, found = site_rows(robust, inputs, 1, False, "one.1"), site_rows(robust, given, 1, True, "one.1")
+    np.testing.assert_allclose(found.mean(0), goal.mean(0), atol=1e-9)
+
+
 def best_weight(net: Two, given: dict[str, Tensor], goal: Array) -> Array:
     """Fit the layer's whole weight and bias to a goal: the layer's output is linear in them."""
     x = torch.tanh(net.first(torch.cat([given["left"], torch.zeros_like(given["left"])], 1)))

@@ -140,6 +140,9 @@ def test_plan_shows_sites_without_data() -> None:
     assert "out of reach" in text
     planned = json.loads(succeed("plan", "digits", "--json"))
     assert planned["parameters_per_row"] == sum(site["parameters"] for site in planned["sites"])
+    common = "adapt.method=[shift, {common: {adapter: {lora: {rank: 2}}}}]"
+    planned = json.loads(succeed("plan", "digits", "--json", "--set", common, "--set", "adapt.sharing=additive"))
+    assert planned["common_parameters"] == sum(site["common_parameters"] for site in planned["sites"]) > 0
 
 
 def test_plan_names_a_pattern_that_matches_nothing() -> None:

@@ -13,6 +13,7 @@ from command_line import fail, run, succeed
 from subsense.evaluation.finding import Chart, Finding, Level, Mark, Series
 from subsense.evaluation.reporting.finding import draw, write_finding
 from subsense.recipes.experiments.corrupted import Degraded, WithQuality, make_degrader
+from subsense.recipes.experiments.calibration import doubled
 from subsense.recipes.experiments.degradation import crossing_of
 from subsense.recipes.run import ensure_network, open_job
 from subsense.recipes.run.columns import Bench
@@ -218,3 +219,22 @@ def test_corruption_refuses_what_it_cannot_measure(three: Path) -> None:
     assert not Path("run").exists()
     message = fail(1, "experiment", "corruption", three, "--kind", "blur")
     assert "none of blur fits a modality of a, b, c" in message
+def test_calibration_sets_what_is_reached_against_time_and_rows(three: Path) -> None:
+    succeed("experiment", "calibration", three, "--rows", "16", "--rows", "64")
+    finding = found("calibration")
+    rows = {row[0]: row for row in finding.rows}
+    assert [row[1] for row in rows.values()] == ["", *["no"] * 4, "yes", "yes", "no", "no"]
+    assert all(float(row[2]) >= 0 for row in rows.values())
+    over_time, over_rows, by_site = finding.charts
+    assert [series.name for series in over_time.series] == ["without labels", "with labels"]
+    assert over_rows.series[0].x == (16, 64)
+    assert rows["calibrated: rank 4, 64 rows"][3] == rows["calibrated: rank 4"][3]  # all rows: the same sets
+    assert [f"{value:.1f}" for value in over_rows.series[0].y] == [
+        rows[f"calibrated: rank 4, {number} rows"][3] for number in (16, 64)
+    ]
+    results = {series.name: series.y for series in by_site.series}
+    assert len(results["any linear map"]) == len(results["rank 4"]) == 4
+    assert max(max(values) for values in results.values()) <= 100
+    succeed("experiment", "calibration", three, "--rows", "16")
+    assert found("calibration").rows[1:7] == finding.rows[1:7]  # nothing is made again, and the time it took is kept
+    assert doubled(64) == [16, 32]

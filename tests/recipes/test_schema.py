@@ -96,6 +96,26 @@ def test_method_is_a_name_or_one_with_options_or_a_list(written: str, methods: l
     assert [(method.name, method.options) for method in recipe.adapt.method] == methods
 
 
+def test_a_common_row_holds_a_method_with_options_of_its_own() -> None:
+    written = "[shift, {common: {adapter: {lora: {rank: 8}}, include: ['encoders.*']}}]"
+    recipe = parse_recipe(GOOD, changes=[f"adapt.method={written}", "adapt.sharing=additive"])
+    assert make_methods(recipe) == [ss.Shift(), ss.Common(ss.LoRA(8), ["encoders.*"])]
+    assert [method.words for method in recipe.adapt.method] == ["shift", "common lora (rank 8)"]
+    kept = recipe.model_dump(mode="json")["adapt"]["method"][1]["options"]  # which says whether sets are made again
+    assert kept == {"adapter": {"name": "lora", "options": {"rank": 8}}, "include": ["encoders.*"]}
+
+
+@pytest.mark.parametrize(("written", "words"), [
+    ("{common: {adapter: {lora: {rnk: 2}}}}", "unknown option 'rnk'; known: alpha, rank. Did you mean 'rank'"),
+    ("{common: {adapter: {lora: {rank: 0}}}}", "expected rank to be an integer above 0"),
+    ("{common: {adapter: lorra}}", "unknown method 'lorra'"),
+    ("{common: {}}", "lacks the option 'adapter'"),
+])  # fmt: skip
+def test_what_a_common_row_cannot_hold_is_refused(written: str, words: str) -> None:
+    with pytest.raises(ss.RecipeError, match=words):
+        parse_recipe(GOOD, changes=[f"adapt.method={written}"])
+
+
 def test_layer_classes_are_declared_as_in_python() -> None:
     declared = (
         "{LayerClass: {cls: 'subsense.testing:ChannelFirstNorm', kind: norm, axis: 1, weight: gain, bias: offset}}"
@@ -189,7 +209,10 @@ def test_three_faults_are_reported_at_once_each_with_its_place() -> None:
         ("network.name=copy:deepcopy", "network.options: lacks the option 'x'"),
         ("data.name=digit", "unknown data set 'digit'"),
         ("data.options={sed: 3}", "Did you mean 'seed'?"),
-        ("adapt.method=sff", "unknown method 'sff'; known: bitfit, lora, norm, scale, shift, ssf. Did you mean 'ssf'?"),
+        (
+            "adapt.method=sff",
+            "unknown method 'sff'; known: bitfit, common, lora, norm, scale, shift, ssf. Did you mean 'ssf'?",
+        ),
         ("adapt.method={lora: {rnk: 2}}", "unknown option 'rnk'; known: alpha, rank. Did you mean 'rank'?"),
         ("adapt.method={lora: {rank: 0}}", "expected rank to be an integer above 0"),
         ("adapt.method={lora: 4}", "expected a name, or one `name: {option: value}`"),

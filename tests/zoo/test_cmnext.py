@@ -221,7 +221,7 @@ def test_refuses_options_that_make_no_network():
 
 
 def test_plan_has_the_papers_number_of_parameters():
-    plan = ss.plan(layout(2, num_classes=9, variant="B4"), layers=CHANNEL_FIRST)
+    plan = ss.plan(layout(2, num_classes=9, variant="B4"), layers=CHANNEL_FIRST, merge=False)
     assert plan.parameters_per_row == 766_580
     assert f"{plan.share:.3%}" == "0.658%"
     assert {name.rpartition(".")[2] for name in plan.out_of_reach} == {"layer_scale_1", "layer_scale_2"}
@@ -231,7 +231,9 @@ def test_plan_has_the_papers_number_of_parameters():
         "fusion": ["backbone.FRMs.*", "backbone.FFMs.*"],
     }
     planned = {
-        name: ss.plan(layout(2, 9, "B4"), include=paths, layers=CHANNEL_FIRST if name == "second encoder" else [])
+        name: ss.plan(
+            layout(2, 9, "B4"), include=paths, layers=CHANNEL_FIRST if name == "second encoder" else [], merge=False
+        )
         for name, paths in parts.items()
     }
     assert {name: f"{part.parameters_per_row / 1e6:.4f}" for name, part in planned.items()} == {
@@ -242,7 +244,10 @@ def test_plan_has_the_papers_number_of_parameters():
 
 
 def test_plan_for_four_modalities():
-    assert ss.plan(layout(4, num_classes=20, variant="B2"), layers=CHANNEL_FIRST).parameters_per_row == 334_704
+    assert (
+        ss.plan(layout(4, num_classes=20, variant="B2"), layers=CHANNEL_FIRST, merge=False).parameters_per_row
+        == 334_704
+    )
 
 
 def test_undeclared_norms_are_named_as_out_of_reach():

@@ -3,6 +3,7 @@
 from subsense.adapters.base import Adapter, Mix
 from subsense.adapters.bitfit import BitFit
 from subsense.adapters.channels import ByChannel
+from subsense.adapters.common import Common
 from subsense.adapters.lora import LoRA
 from subsense.adapters.methods import METHODS, Method, from_json, parse_method, to_json, words_of
 from subsense.adapters.norm import Norm
@@ -16,6 +17,7 @@ __all__ = [
     "Adapter",
     "BitFit",
     "ByChannel",
+    "Common",
     "LoRA",
     "Method",
     "Mix",

@@ -30,6 +30,10 @@ class Mix(Protocol):
         """Give the same mix with another recall."""
         ...
 
+    def common(self) -> Mix:
+        """Give the mix of banks whose one row all incomplete combinations share; see `subsense.adapters.common`."""
+        ...
+
     def blend(self, bank: Tensor, like: Tensor, axis: int) -> Tensor:
         """Give `spread` of `pick`: a bank (bank row, *features) for each batch row, broadcastable to `like`."""
         ...

@@ -9,6 +9,7 @@ from typing import Any
 
 from subsense.adapters.base import Adapter
 from subsense.adapters.bitfit import BitFit
+from subsense.adapters.common import Common
 from subsense.adapters.lora import LoRA
 from subsense.adapters.norm import Norm
 from subsense.adapters.scale import Scale
@@ -54,13 +55,15 @@ def check_class(cls: Any) -> None:
     """
     if not isinstance(cls, type):
         raise PlanError(f"methods: expected classes of adapters, but found {cls!r}")
+    if cls is Common:
+        return
     if METHODS.get(getattr(cls, "name", "")) is not cls and (fault := _fault(cls)):
         raise PlanError(f"method {cls.__module__}.{cls.__qualname__}: {fault}; see docs/write-your-adapter.md")
 
 
 def to_json(adapters: Sequence[Adapter]) -> list[dict[str, Any]]:
     """Give methods as plain data, from which `from_json` makes equal ones."""
-    return [{"name": adapter.name} | _class_of(adapter) | asdict(adapter) for adapter in adapters]
+    return [{"name": adapter.name} | _class_of(adapter) | _data_of(adapter) for adapter in adapters]
 
 
 def from_json(data: Sequence[Mapping[str, Any]], own: Sequence[type[Any]] = ()) -> tuple[Adapter, ...]:
@@ -76,13 +79,13 @@ def from_json(data: Sequence[Mapping[str, Any]], own: Sequence[type[Any]] = ()) 
     for cls in own:
         check_class(cls)
     known = {**{cls.name: cls for cls in own}, **METHODS}
-    for one in data:
+    for one in _flat(data):
         if "class" in one and one["name"] not in known:
             raise PlanError(
                 f"method {one['name']!r} is a class of your own, {one['class']}, and no code is imported because a "
                 f"file names it; pass the class: load(..., methods=[{str(one['class']).rpartition('.')[2]}])"
             )
-    return parse_method([known[one["name"]](**_options(one)) for one in data])
+    return parse_method([_made(one, known) for one in data])
 
 
 def words_of(adapter: Adapter) -> str:
@@ -91,14 +94,39 @@ def words_of(adapter: Adapter) -> str:
     >>> words_of(LoRA(rank=2))
     'lora (rank 2)'
     """
+    if isinstance(adapter, Common):
+        return f"common {words_of(adapter.adapter)}"
     given = ", ".join(f"{option} {value}" for option, value in asdict(adapter).items() if value is not None)
     return f"{adapter.name} ({given})" if given else adapter.name
+
+
+def _data_of(adapter: Adapter) -> dict[str, Any]:
+    """Give the options; `Common` has a method among them."""
+    if isinstance(adapter, Common):
+        return {"adapter": to_json([adapter.adapter])[0], "include": list(adapter.include)}
+    return asdict(adapter)
+
+
+def _flat(data: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Put the methods that `Common` holds in its place."""
+    return [one["adapter"] if one["name"] == Common.name else one for one in data]
+
+
+def _made(one: Mapping[str, Any], known: Mapping[str, Any]) -> Adapter:
+    if one["name"] == Common.name:
+        return Common(_made(one["adapter"], known), tuple(one["include"]))
+    made: Adapter = known[one["name"]](**_options(one))
+    return made
 
 
 def _class_of(adapter: Adapter) -> dict[str, str]:
     """Say where a class of the user's own is, for whoever reads the file; nothing is imported because of it."""
     cls = type(adapter)
-    return {} if adapter.name in METHODS else {"class": f"{cls.__module__}.{cls.__qualname__}"}
+    return (
+        {}
+        if adapter.name in METHODS or isinstance(adapter, Common)
+        else {"class": f"{cls.__module__}.{cls.__qualname__}"}
+    )
 
 
 def _options(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +149,8 @@ def _checked(adapter: Any) -> Adapter:
         raise PlanError(
             f"method: expected a name ({', '.join(METHODS)}) or an object such as LoRA(rank=4), but found {adapter!r}"
         )
+    if isinstance(adapter, Common):
+        return Common(_checked(adapter.adapter), adapter.include)
     check_class(cls)
     options = asdict(adapter)
     for option, value in options.items():
@@ -147,6 +177,6 @@ def _fault_of_name(cls: type[Any]) -> str | None:
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not name or ":" in name:
         return f"expected a name, text without a colon, but found {name!r}; write name: ClassVar[str] = ..."
-    if name in METHODS:
+    if name in METHODS or name == Common.name:
         return f"its name {name!r} is that of subsense's own method, which a file of it would mean; give it another"
     return None

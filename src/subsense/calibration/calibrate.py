@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from subsense.adapters.common import inner
 from subsense.calibration.recorder import OutputSums, Recorder, outputs_of
 from subsense.calibration.report import CalibrationReport, OutputRecovery
 from subsense.calibration.rows import cut, read_rows
@@ -18,7 +19,7 @@ from subsense.calibration.samples import Sampler
 from subsense.calibration.solver import Settings, Solver
 from subsense.calibration.visits import Capture, Goals, Runs, Visit
 from subsense.errors import CalibrationError
-from subsense.injection.planning import Site
+from subsense.injection.site import Site
 from subsense.modalities import Combination, CombinationLike
 from subsense.modalities.inputs import Inputs, read
 from subsense.modalities.loaders import num_rows, take
@@ -106,9 +107,8 @@ def calibrate(
         job.solve(asked, progress)
         outputs = job.check(asked, cut(checked, chunk or found.count)) if checked else {}
     robust.mark_trained(asked)
-    used = max(
-        [min(one.rank, rank or one.rank) for one in robust.plan.adapters if hasattr(one, "rank")], default=rank or RANK
-    )
+    methods = list(map(inner, robust.plan.adapters))
+    used = max([min(one.rank, rank or one.rank) for one in methods if hasattr(one, "rank")], default=rank or RANK)
     job.recorder.settle(used, ridge)
     return CalibrationReport(
         combinations=tuple(map(str, asked)),
@@ -206,7 +206,7 @@ def _check(**given: Any) -> None:
 
 def _check_methods(robust: RobustModel) -> None:
     """Refuse methods of the user's own that don't say how they are solved."""
-    for adapter in robust.plan.adapters:
+    for adapter in map(inner, robust.plan.adapters):
         cls = type(adapter)
         missing = [part for part in ("basis", "rest", "solve") if not callable(getattr(cls, part, None))]
         missing += ["added"] * (not hasattr(cls, "added"))

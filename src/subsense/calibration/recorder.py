@@ -10,7 +10,7 @@ from torch import Tensor
 
 from subsense.adapters.regression import Moments
 from subsense.calibration.recovery import WIDEST, Recovery, measure_recovery
-from subsense.injection.planning import Site
+from subsense.injection.site import Site
 
 Key = tuple[str, str]
 """(combination, site)."""

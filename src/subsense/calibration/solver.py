@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from subsense.adapters.base import Adapter
+from subsense.adapters.common import common_weights, is_common
 from subsense.adapters.regression import Moments, Problem
 from subsense.calibration.samples import Sampler
 from subsense.calibration.visits import Capture, Enough, Goals, Later, Place, Runs, Visit, goal_of
-from subsense.injection.planning import Site
+from subsense.injection.site import Site
 from subsense.modalities.inputs import Inputs, read
 from subsense.modalities.loaders import num_rows
 from subsense.model.robust import RobustModel
@@ -142,31 +143,39 @@ class Solver:
         adapters = list(site.adapters)
         adapter, before, after = adapters[index], adapters[:index][-1:], adapters[index + 1 :][:1]
         banks = self.robust.banks.of(site, adapter)
-        takers = [other for other in before + after if other.added in self.robust.banks.of(site, other)]
+        takers = [other for other in before + after if is_common(other) is is_common(adapter)]
+        takers = [other for other in takers if other.added in self.robust.banks.of(site, other)]
         problem = Problem(
             layer=site.layer,
             module=module,
             moments=moments,
-            weights=self.weights.to(moments[0].z.device),
+            weights=self._weights(adapter).to(moments[0].z.device),
             ridge=self.settings.ridge,
-            shifts=bool(takers),
-            rows={name: bank.detach()[self.used] for name, bank in banks.items()},
+            shifts=bool(takers) or site.key in self.robust.plan.merged,  # the norm behind it takes the shift
+            rows={name: bank.detach()[self._used(adapter)] for name, bank in banks.items()},
             rank=self.settings.rank,
         )
         solution = adapter.solve(problem)
-        self._put(banks, solution.rows)
+        self._put(adapter, banks, solution.rows)
         if solution.idle:
             self.idle.add((site.key, adapter.name))
         if solution.shift is not None and takers and takers[0] in before:
             name = str(takers[0].added)
             bank = self.robust.banks.of(site, takers[0])
             shift = solution.shift.unflatten(1, site.layer.features).to(bank[name])
-            self._put(bank, {name: bank[name].detach()[self.used] + shift})
+            self._put(takers[0], bank, {name: bank[name].detach()[self._used(takers[0])] + shift})
 
-    def _put(self, banks: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
+    def _used(self, adapter: Adapter) -> list[int]:
+        return [0] if is_common(adapter) else self.used
+
+    def _weights(self, adapter: Adapter) -> Tensor:
+        """Give how much each set uses of a method's rows: (set, row)."""
+        return common_weights(self.weights) if is_common(adapter) else self.weights
+
+    def _put(self, adapter: Adapter, banks: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, values in rows.items():
-                banks[name][self.used] = values.to(banks[name])
+                banks[name][self._used(adapter)] = values.to(banks[name])
 
     def busy(self, site: Site) -> list[Adapter]:
         """Give the methods of a solved site that do something."""
@@ -176,7 +185,8 @@ class Solver:
         """Leave a site at the identity: nothing is lost there."""
         for adapter in site.adapters:
             banks = self.robust.banks.of(site, adapter)
-            self._put(banks, adapter.rest({name: bank.detach()[self.used] for name, bank in banks.items()}))
+            rows = {name: bank.detach()[self._used(adapter)] for name, bank in banks.items()}
+            self._put(adapter, banks, adapter.rest(rows))
         self.solved.add(site.key)
         self.resting.add(site.key)
 

@@ -15,7 +15,7 @@ from subsense.adapters.channels import flat_channels
 from subsense.adapters.regression import Moments
 from subsense.calibration.samples import Sampler
 from subsense.errors import CalibrationError
-from subsense.injection.planning import Site
+from subsense.injection.site import Site
 from subsense.modalities.inputs import Inputs, read
 from subsense.modalities.loaders import num_rows
 from subsense.model.robust import RobustModel

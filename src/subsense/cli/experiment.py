@@ -54,6 +54,27 @@ def corruption(
     _run(lambda job: experiments.corruption(job, train_on, kind), _open(recipe, root, output, changes, check), as_json)
 
 
+Rows = Annotated[
+    list[int] | None,
+    typer.Option("--rows", min=2, help="A number of unlabelled rows. Repeatable; 16, 32, ... and all."),
+]
+
+
+@experiment.command()
+def calibration(
+    recipe: RecipeName,
+    rows: Rows = None,
+    root: Root = None,
+    output: Output = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Plot sets solved in closed form against trained ones: what they reach over time, and over unlabelled rows."""
+    from subsense.recipes import experiments
+
+    _run(lambda job: experiments.calibration(job, rows or ()), _open(recipe, root, output, changes), as_json)
+
+
 @experiment.command()
 def degradation(
     recipe: RecipeName, root: Root = None, output: Output = None, changes: Changes = None, as_json: Json = False

@@ -17,12 +17,19 @@ def plan(recipe: RecipeName, changes: Changes = None, as_json: Json = False) -> 
         say(planned)
         return
     sites = [
-        {"module": site.key, "class": site.layer.class_name, "adapter": site.label, "parameters": site.num_parameters}
+        {
+            "module": site.key,
+            "class": site.layer.class_name,
+            "adapter": site.label,
+            "parameters": site.num_parameters,
+            "common_parameters": site.num_common,
+        }
         for site in planned.sites
     ]
     say_json({
         "sites": sites,
         "parameters_per_row": planned.parameters_per_row,
+        "common_parameters": planned.common_parameters,
         "network_parameters": planned.network_parameters,
         "out_of_reach": dict(planned.out_of_reach),
     })  # fmt: skip

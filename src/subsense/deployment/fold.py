@@ -17,7 +17,7 @@ from subsense.deployment.drop_absent import draw_example, drop, present_argument
 from subsense.deployment.export import compare, write_export, write_onnx
 from subsense.deployment.keeping import guard_keeping
 from subsense.errors import FoldError
-from subsense.injection.planning import Site
+from subsense.injection.site import Site
 from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.inputs import Inputs
 from subsense.modalities.loaders import num_rows

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from subsense.adapters.base import Adapter
-from subsense.injection.planning import Plan, Site
+from subsense.adapters.common import is_common, num_rows_of
+from subsense.injection.planning import Plan
+from subsense.injection.site import Site
 from subsense.modalities.names import attribute_name
 from subsense.support.modules import device_of
 
@@ -34,7 +36,7 @@ class Banks(nn.Module):
             attribute = attribute_name(name)
             self.register_parameter(attribute, nn.Parameter(tensors[name].to(device)))
             self._attributes.setdefault((site.key, adapter.name), {})[parameter] = attribute
-            if adapter in site.by_channel:
+            if adapter in site.by_channel and not is_common(adapter):
                 self._by_channel.append(attribute)
 
     @property
@@ -52,7 +54,7 @@ class Banks(nn.Module):
         return dict(zip(self.names, self.parameters(), strict=True))
 
     def by_channel(self) -> list[nn.Parameter]:
-        """Give the banks of the adapters that scale and shift channels."""
+        """Give the banks of the adapters that scale and shift channels, but for those of one common row."""
         banks: dict[str, Any] = self._parameters
         return [banks[attribute] for attribute in self._by_channel]
 
@@ -67,14 +69,14 @@ def start_banks(plan: Plan, num_rows: int, like: nn.Module, generator: torch.Gen
 
     Args:
         plan: the sites.
-        num_rows: number of bank rows.
+        num_rows: number of bank rows; a common method has one.
         like: the network; banks are float64 where it is, and float32 otherwise.
         generator: where starts are drawn from.
     """
     dtype = bank_dtype(like)
     banks = {}
     for name, (site, adapter, parameter) in bank_names(plan).items():
-        banks[name] = torch.empty((num_rows, *site.adapters[adapter][parameter]), dtype=dtype)
+        banks[name] = torch.empty((num_rows_of(adapter, num_rows), *site.adapters[adapter][parameter]), dtype=dtype)
         adapter.start(parameter, banks[name], generator)
     return banks
 

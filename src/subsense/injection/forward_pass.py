@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from subsense.adapters.affine import Recall
 from subsense.adapters.autograd import is_bare
 from subsense.adapters.base import Adapter, Mix, Route
+from subsense.adapters.common import is_common
 from subsense.errors import UnsupportedLayer
 from subsense.injection.banks import Banks
-from subsense.injection.planning import Site
 from subsense.injection.saved_outputs import SavedOutputs, Watched
 from subsense.injection.scaled_layer import Scaling
 from subsense.injection.scaled_norm import Normalising
+from subsense.injection.site import Site
 from subsense.support.torch_private import transforms_act, version_of
 
 Observed = dict[str, list[Tensor]]
@@ -107,7 +108,7 @@ class ForwardPass:
 
     def _set(self, site: Site, adapter: Adapter, mix: Mix) -> Mapping[str, Tensor]:
         """Give the adapter set of a batch whose rows are alike."""
-        banks = self.banks.of(site, adapter)
+        banks, mix = self.banks.of(site, adapter), mix.common() if is_common(adapter) else mix
         if adapter in site.by_channel:
             return {name: mix.vector(bank) for name, bank in banks.items()}
         return adapter.merge({name: mix.rows(bank) for name, bank in banks.items()}, mix.weights)

@@ -21,11 +21,12 @@ from subsense.injection.banks import Banks
 from subsense.injection.forward_pass import FoldedLayer, ForwardPass, Observed, Visitor
 from subsense.injection.fused_attention import plain_encoders
 from subsense.injection.generating import Generating
-from subsense.injection.planning import Plan, Site
+from subsense.injection.planning import Plan
 from subsense.injection.raw_weights import AdaptedForward
 from subsense.injection.saved_outputs import SavedOutputs
 from subsense.injection.scaled_layer import Scaling
 from subsense.injection.scaled_norm import Normalising
+from subsense.injection.site import Site
 from subsense.support.torch_private import forward_hooks, in_backward, is_first_hook
 
 

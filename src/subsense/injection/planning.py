@@ -5,72 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cached_property
-from math import prod
 
-import torch
 from torch import nn
 
 from subsense.adapters import Adapter, Method, parse_method
-from subsense.adapters.base import Shapes
+from subsense.adapters.common import Common
 from subsense.adapters.layers.declare import Declaration
 from subsense.adapters.layers.describe import describe
-from subsense.adapters.layers.layer import Layer
 from subsense.errors import PlanError, UnmatchedPattern, UnsupportedLayer, closest
+from subsense.injection.merging import merge_affine
+from subsense.injection.site import Site
 from subsense.injection.wrapped import check_wrappers
 from subsense.support.tables import format_share, format_table, listed
-
-
-@dataclass(frozen=True)
-class Site:
-    """Hold one site: a layer, all places where the network has it, and the adapters that act there.
-
-    Attributes:
-        layer: what the adapters know of it.
-        modules: the module paths at which it acts: several where weights are tied.
-        adapters: adapter -> the shapes of its parameters in one bank row.
-    """
-
-    layer: Layer
-    modules: tuple[str, ...]
-    adapters: Mapping[Adapter, Shapes]
-
-    @property
-    def key(self) -> str:
-        """Name the site."""
-        return self.layer.key
-
-    @cached_property
-    def by_channel(self) -> tuple[Adapter, ...]:
-        """Give the adapters which do no more than scale and shift channels; see `Adapter.pair`."""
-        return tuple(adapter for adapter, shapes in self.adapters.items() if _has_pair(self.layer, adapter, shapes))
-
-    @property
-    def num_parameters(self) -> int:
-        """Count the parameters of one bank row."""
-        return sum(prod(shape) for shapes in self.adapters.values() for shape in shapes.values())
-
-    @property
-    def label(self) -> str:
-        """Write the adapters, and what they train where that isn't all they can: ``ssf (scale)``."""
-        return ", ".join(
-            f"{adapter.name} ({', '.join(shapes)})" if len(shapes) == 1 and adapter.name not in _ALONE else adapter.name
-            for adapter, shapes in self.adapters.items()
-        )
-
-
-def _has_pair(layer: Layer, adapter: Adapter, shapes: Shapes) -> bool:
-    pair = adapter.pair(layer, {name: torch.zeros(shape) for name, shape in shapes.items()})
-    for one in pair or ():
-        if one is not None and one.shape != layer.features:
-            raise PlanError(
-                f"{layer.key} ({layer.class_name}): method {adapter.name!r} gave a gamma or beta of shape "
-                f"{tuple(one.shape)} in pair(), but the layer's features are {layer.features}"
-            )
-    return pair is not None
-
-
-_ALONE = frozenset({"scale", "shift", "bitfit"})
 
 
 @dataclass(frozen=True)
@@ -86,6 +32,7 @@ class Plan:
         num_rows: bank rows of the model that the plan was made for; None: of no model, so it isn't known.
         reached: combination -> the sites that the network calls for it, filled as combinations are called; only where
             a missing modality is left out (``fill="omit"``), otherwise all sites are called for all of them.
+        merged: convolutions that are scaled and shifted at the BatchNorm behind them, which is the same.
     """
 
     sites: tuple[Site, ...]
@@ -95,11 +42,22 @@ class Plan:
     declared: tuple[Declaration, ...] = ()
     num_rows: int | None = None
     reached: dict[str, frozenset[str]] = field(default_factory=dict, compare=False)
+    merged: tuple[str, ...] = ()
 
     @property
     def parameters_per_row(self) -> int:
-        """Count the parameters of one bank row."""
+        """Count the parameters of one bank row; what all incomplete combinations share is not among them."""
         return sum(site.num_parameters for site in self.sites)
+
+    @property
+    def common_parameters(self) -> int:
+        """Count the parameters of the one row that all incomplete combinations share; see `subsense.Common`."""
+        return sum(site.num_common for site in self.sites)
+
+    @property
+    def num_parameters(self) -> int:
+        """Count the parameters of all rows, which is what a model trains and keeps; of one where there is no model."""
+        return (self.num_rows or 1) * self.parameters_per_row + self.common_parameters
 
     @property
     def share(self) -> float:
@@ -108,7 +66,13 @@ class Plan:
 
     def __str__(self) -> str:
         rows = [
-            [site.key, site.layer.class_name, site.label, f"{site.layer.channels:,}", f"{site.num_parameters:,}"]
+            [
+                site.key,
+                site.layer.class_name,
+                site.label,
+                f"{site.layer.channels:,}",
+                f"{site.num_parameters + site.num_common:,}",
+            ]
             for site in self.sites
         ]
         table = format_table(["module", "class", "adapter", "channels", "parameters"], rows, align="lllrr")
@@ -116,7 +80,7 @@ class Plan:
             f"{len(self.sites)} sites, {self.parameters_per_row:,} parameters per bank row, "
             f"{format_share(self.share)} of the network's {self.network_parameters:,}"
         )
-        return "\n".join([table, "", total, *self._rows(), *self._reach(), *self._silent()])
+        return "\n".join([table, "", total, *self._rows(), *self._merged(), *self._reach(), *self._silent()])
 
     def silent(self) -> dict[str, tuple[str, ...]]:
         """Give the sites that the network doesn't call, by combination: adapters there have no effect for it."""
@@ -135,11 +99,17 @@ class Plan:
 
     def _rows(self) -> list[str]:
         """Say what all bank rows together are, which is what a model trains and keeps."""
+        common = self.common_parameters
+        lines = [f"one row for all incomplete combinations: {common:,} parameters"] if common else []
         if self.num_rows is None:
+            return lines
+        share = format_share(self.num_parameters / max(1, self.network_parameters))
+        return [*lines, f"{self.num_rows} bank rows: {self.num_parameters:,} parameters in all, {share}"]
+
+    def _merged(self) -> list[str]:
+        if not self.merged:
             return []
-        number = self.num_rows * self.parameters_per_row
-        share = format_share(number / max(1, self.network_parameters))
-        return [f"{self.num_rows} bank rows: {number:,} parameters in all, {share}"]
+        return [f"scaled and shifted at the BatchNorm behind them, which is the same: {', '.join(self.merged)}"]
 
     def _reach(self) -> list[str]:
         if not self.out_of_reach:
@@ -155,6 +125,7 @@ def plan(
     include: Iterable[str] = ("*",),
     exclude: Iterable[str] = (),
     layers: Sequence[Declaration] = (),
+    merge: bool = True,
 ) -> Plan:
     """Find the sites of a network without touching it.
 
@@ -165,6 +136,8 @@ def plan(
         include: patterns of module paths (``fnmatch``: ``"encoder.*"``); a layer must match one.
         exclude: patterns of module paths; a layer must match none.
         layers: the user's own layer classes.
+        merge: leave out at a convolution what the BatchNorm behind it in an `nn.Sequential` does as well: a scale and
+            shift of each channel. Sets that were saved by 0.1.0 have both.
 
     Raises:
         UnmatchedPattern: a pattern that matches no layer.
@@ -187,6 +160,7 @@ def plan(
     found = list(_sites(network, adapters, choice, layers))
     sites = _tie(found)
     choice.check(adapters)
+    _check_common(adapters, sites)
     if not sites:
         raise PlanError(
             f"no layer of {type(network).__name__} is a site for {', '.join(a.name for a in adapters)}; "
@@ -194,7 +168,20 @@ def plan(
         )
     parameters = dict(network.named_parameters())
     num_parameters = sum(parameter.numel() for parameter in parameters.values())
-    return Plan(sites, _out_of_reach(parameters, found), num_parameters, adapters, tuple(layers))
+    sites, merged = merge_affine(network, sites) if merge else (sites, ())
+    return Plan(sites, _out_of_reach(parameters, found), num_parameters, adapters, tuple(layers), merged=merged)
+
+
+def _check_common(adapters: Sequence[Adapter], sites: Sequence[Site]) -> None:
+    """Raise for a pattern of `Common` at which it finds no site."""
+    for adapter in adapters:
+        if isinstance(adapter, Common):
+            paths = {path for site in sites if adapter in site.adapters for path in site.modules}
+            for pattern in _Patterns.parse("include", adapter.include).unmatched(paths):
+                raise UnmatchedPattern(
+                    f"Common: include: pattern {pattern!r} matches no site of {adapter.adapter.name}."
+                    f"{closest(pattern, [path for site in sites for path in site.modules])}"
+                )
 
 
 @dataclass(frozen=True)

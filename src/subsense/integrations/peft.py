@@ -17,9 +17,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from subsense.adapters import LoRA
+from subsense.adapters import Common, LoRA
 from subsense.errors import CheckpointError, DamagedFile, ForeignTensor, MissingFile, PlanError
-from subsense.injection.planning import Site
+from subsense.injection.site import Site
 from subsense.modalities import CombinationLike
 from subsense.model.robust import RobustModel
 from subsense.support.files import make_folder, parse_object, write_atomically
@@ -36,7 +36,7 @@ def to_peft(robust: RobustModel, combination: CombinationLike, folder: str | Pat
     missing (`subsense.prepare` makes them), what the adapted network computes.
 
     Args:
-        robust: adapted by LoRA alone.
+        robust: adapted by LoRA alone, or by a `Common` LoRA alone.
         combination: whose set; its rank there is that of all rows that it sums, with additive sharing.
         folder: made where it does not exist.
         base_model: what peft calls the network that the set belongs to.
@@ -55,6 +55,8 @@ def to_peft(robust: RobustModel, combination: CombinationLike, folder: str | Pat
     tensors: dict[str, Tensor] = {}
     rank, alpha = 0, 0.0
     for site, adapter, row in rows:
+        if isinstance(adapter, Common) and len(robust.plan.adapters) == 1:
+            adapter = adapter.adapter
         if not isinstance(adapter, LoRA):
             raise PlanError(
                 f"to_peft: expected LoRA alone, but {site.key} has {adapter.name}, which peft's LoRA can't hold; adapt "

@@ -8,8 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from subsense.adapters import Method
+from subsense.adapters import Method, parse_method
+from subsense.adapters.common import is_common
 from subsense.adapters.layers.declare import Declaration
+from subsense.errors import PlanError
 from subsense.injection.banks import Banks, start_banks
 from subsense.injection.hooks import Injection, check_unadapted
 from subsense.injection.planning import Plan, plan
@@ -40,6 +42,7 @@ def adapt(
     seed: int = 0,
     check_inputs: bool = True,
     memory: str = "normal",
+    merge: bool = True,
 ) -> RobustModel:
     """Make a pretrained multimodal network work with any subset of its modalities (arXiv 2310.03986).
 
@@ -64,6 +67,8 @@ def adapt(
             the network as they are. Can be set later, ``robust.check_inputs = False``; compiled graphs don't check.
         memory: ``"normal"``, or ``"low"``: training keeps less where the rows of a batch lack different modalities, and
             takes longer, see docs/performance.md. Can be set later, ``robust.memory = "low"``.
+        merge: scale and shift a convolution at the BatchNorm behind it, which is the same and takes half of the
+            parameters, see `subsense.injection.planning.plan`; False: at both, as published work counts them.
 
     Raises:
         ModalityError, PlanError: what was asked for can't be done; the network is as it was.
@@ -85,12 +90,21 @@ def adapt(
     parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
     check_signature(network, parsed, modalities)
     parsed.omitting(network, filling.omitted)
+    _check_common(method, sharing)
     router, saved = Router(modalities, modalities.select(combinations), sharing, untrained), SavedOutputs(memory)
-    planned = plan(network, method, include=include, exclude=exclude, layers=layers)
+    planned = plan(network, method, include=include, exclude=exclude, layers=layers, merge=merge)
     banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
     robust = inject(network, planned, banks, filling, router, parsed)
     robust.check_inputs, robust.injection.saved = check_inputs, saved
     return robust
+
+
+def _check_common(method: Method, sharing: str) -> None:
+    if sharing == "independent" and any(map(is_common, parse_method(method))):
+        raise PlanError(
+            "method: Common has one row for all incomplete combinations, so with sharing='independent' training one "
+            "would change the others; use sharing='additive'"
+        )
 
 
 def inject(

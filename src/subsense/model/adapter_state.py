@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from subsense.adapters import Adapter
+from subsense.adapters.common import common_weights, is_common
 from subsense.errors import CheckpointError, closest
 from subsense.injection.banks import Banks
-from subsense.injection.planning import Plan, Site
+from subsense.injection.planning import Plan
+from subsense.injection.site import Site
 from subsense.modalities import CombinationLike
 from subsense.routing.quality import weights_of
 from subsense.routing.router import POLICIES, Router
@@ -22,15 +24,19 @@ AdapterRow = tuple[Site, Adapter, dict[str, Tensor]]
 
 def adapter_set(plan: Plan, banks: Banks, weights: Tensor) -> list[AdapterRow]:
     """Give what weights (bank row,) select; nothing where all are 0."""
-    used = weights.nonzero().flatten()
-    if not len(used):
+    if not weights.any():
         return []
+    common = common_weights(weights)
     return [
-        (site, adapter, adapter.merge({name: bank.detach()[used] for name, bank in found.items()}, weights[used]))
+        (site, adapter, _merged(adapter, banks.of(site, adapter), common if is_common(adapter) else weights))
         for site in plan.sites
         for adapter in site.adapters
-        for found in [banks.of(site, adapter)]
     ]
+
+
+def _merged(adapter: Adapter, banks: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+    used = weights.nonzero().flatten()
+    return adapter.merge({name: bank.detach()[used] for name, bank in banks.items()}, weights[used])
 
 
 def weights_for(router: Router, served: CombinationLike | Mapping[str, float], banks: Banks) -> Tensor:

@@ -15,6 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from subsense.adapters import Adapter, from_json, to_json
+from subsense.adapters.common import num_rows_of
 from subsense.errors import CheckpointError, DamagedFile, ForeignTensor, OtherModalities, OtherNetwork, PlanError
 from subsense.injection.banks import bank_dtype, bank_names
 from subsense.injection.hooks import check_unadapted
@@ -92,7 +93,7 @@ def files_of(robust: RobustModel) -> tuple[dict[str, Any], bytes]:
     """Give what `save` writes: the manifest's data, and the file of tensors whose name the manifest has."""
     robust.injection.check_in_place()
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
-    return _manifest(robust, _file_name(checksum_of_bytes(data))).model_dump(mode="json"), data
+    return _data(_manifest(robust, _file_name(checksum_of_bytes(data)))), data
 
 
 def load(
@@ -149,7 +150,7 @@ def load(
     _check_network(folder, manifest, network)
     method, layers = _method(folder, manifest, methods), _layers(manifest, network)
     fills = _fills(folder, manifest, fill)
-    planned = plan(network, method, include=manifest.sites, layers=layers)
+    planned = plan(network, method, include=manifest.sites, layers=layers, merge=manifest.merged)
     tensors = _read_tensors(folder, manifest, _expected(manifest, planned, declared, fills, bank_dtype(network)))
     parsed, filling = parse_call(_call(folder, manifest, call), declared), Filling(declared, fills)
     combinations = declared.select(manifest.combinations)
@@ -163,7 +164,7 @@ def load(
 
 def _manifest(robust: RobustModel, tensors: str) -> Manifest:
     return Manifest(
-        format=FORMAT,
+        format=FORMAT if robust.plan.merged else 1,
         subsense=version("subsense"),
         torch=torch.__version__,
         network=type(robust.network).__name__,
@@ -178,8 +179,14 @@ def _manifest(robust: RobustModel, tensors: str) -> Manifest:
         fill=robust.fill.kinds,
         sites=list(dict.fromkeys(path for site in robust.plan.sites for path in site.modules)),
         layers=[_declared(layer) for layer in robust.plan.declared],
+        merged=bool(robust.plan.merged),
         tensors=tensors,
     )
+
+
+def _data(manifest: Manifest) -> dict[str, Any]:
+    """Give a manifest as JSON data; where no sites were merged, as versions before that could read it."""
+    return manifest.model_dump(mode="json", exclude=set() if manifest.merged else {"merged"})
 
 
 def _tensors(robust: RobustModel) -> dict[str, Tensor]:
@@ -231,7 +238,7 @@ def _expected(
     """Give the shape and dtype of each tensor; nothing of a declared size is made."""
     num_rows = len(manifest.combinations) if manifest.sharing == "independent" else len(manifest.modalities)
     banks = {
-        name: ((num_rows, *site.adapters[adapter][parameter]), dtype)
+        name: ((num_rows_of(adapter, num_rows), *site.adapters[adapter][parameter]), dtype)
         for name, (site, adapter, parameter) in bank_names(planned).items()
     }
     with torch.device("meta"):

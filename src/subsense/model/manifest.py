@@ -15,7 +15,7 @@ from subsense.adapters.layers.declare import AttentionClass, Declaration, LayerC
 from subsense.errors import CheckpointError, DamagedFile, MissingFile, OtherNetwork
 from subsense.support.files import checksum, parse_object
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 HUB_CONFIG, HUB_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 """What the Hub calls the two files; its configuration holds the manifest."""
@@ -64,6 +64,7 @@ class Manifest(BaseModel):
     fill: dict[str, str]
     sites: list[str]
     layers: list[DeclaredLayer | DeclaredAttention]
+    merged: bool = False
     tensors: Annotated[str, Field(pattern=r"^adapters-[0-9a-f]{16}\.safetensors$")]
 
 

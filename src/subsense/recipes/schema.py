@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,7 +20,7 @@ from pydantic import (
     model_serializer,
 )
 
-from subsense.adapters import METHODS, parse_method
+from subsense.adapters import METHODS, Common, parse_method
 from subsense.adapters.layers.declare import DECLARATIONS
 from subsense.data import DATASETS
 from subsense.evaluation.metrics import METRICS
@@ -44,6 +45,7 @@ from subsense.recipes.values import (
     place_in,
     readable,
 )
+from subsense.support.factories import import_factory
 from subsense.zoo import NETWORKS
 
 
@@ -82,7 +84,7 @@ class DataPart(Group):
         return options
 
 
-METHOD_PLACES = {name: f"{method.__module__}:{method.__qualname__}" for name, method in METHODS.items()}
+METHOD_PLACES = {name: f"{cls.__module__}:{cls.__qualname__}" for name, cls in {**METHODS, "common": Common}.items()}
 
 
 class Method(Choice):
@@ -96,15 +98,27 @@ class Method(Choice):
         if name := info.data.get("name"):
             method = import_place(METHOD_PLACES.get(name, name))
             check_options(method, options)
-            check_values(lambda **given: parse_method(method(**given)), options)
+            if name == Common.name:
+                options = {**options, "adapter": cls.model_validate(as_choice(options["adapter"]))}
+            check_values(lambda **given: parse_method(_made(method, given)), options)
         return options
+
+    def make(self) -> Any:
+        """Make the method."""
+        return _made(import_factory(METHOD_PLACES.get(self.name, self.name)), self.options)
 
     @property
     def words(self) -> str:
         """Write the method with its options: ``lora (rank 2)``."""
+        if isinstance(inner := self.options.get("adapter"), Method):
+            return f"common {inner.words}"
         options = ", ".join(f"{option} {value}" for option, value in self.options.items())
         name = self.name.rpartition(":")[2]
         return f"{name} ({options})" if options else name
+
+
+def _made(method: Callable[..., Any], options: Options) -> Any:
+    return method(**{name: value.make() if isinstance(value, Method) else value for name, value in options.items()})
 
 
 class DeclaredClass(Choice):
@@ -161,6 +175,7 @@ class AdaptPart(Group):
     exclude: Names = ()
     layers: Annotated[tuple[Annotated[DeclaredClass, BeforeValidator(as_choice)], ...], Field(strict=False)] = ()
     untrained: Literal["error", "nearest", "pretrained"] = "error"
+    merge: bool = True
 
 
 class Fit(Group):
@@ -192,13 +207,14 @@ class TrainPart(Fit):
     """
 
     strategy: Literal["joint", "separate"] = "joint"
+    start: Literal["calibrated"] | None = None
     degrade: Annotated[Any, PlainValidator(degradations)] = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_asked_for(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `degrade` out where it is None, so that what was trained before there was one is still known."""
+        """Leave these out where they are None, so that what was trained before they existed is still known."""
         fields: dict[str, Any] = handler(self)
-        return {name: value for name, value in fields.items() if name != "degrade" or value is not None}
+        return {name: value for name, value in fields.items() if name not in ("degrade", "start") or value is not None}
 
 
 class CalibratePart(Group):

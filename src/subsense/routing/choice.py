@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from subsense.adapters.autograd import apply
+from subsense.adapters.common import common_weights
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Choice:
     def vector(self, bank: Tensor) -> Tensor:
         """Mix a bank for rows that are all alike: (*features)."""
         return self.of(bank)[0] if self.row is None else bank[self.row]
+
+    def common(self) -> Choice:
+        """Say how much each batch row uses of a row that all incomplete combinations share."""
+        return Choice(common_weights(self.weights))
 
     def of_all(self, banks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give `of` for each bank, as one node of the graph."""

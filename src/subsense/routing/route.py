@@ -44,6 +44,10 @@ class Route:
         """Give the same route for another forward."""
         return replace(self, calls={}, picked={})
 
+    def common(self) -> Route:
+        """Give the route through banks whose one row all incomplete combinations share."""
+        return replace(self, choice=self.choice.common(), picked={})
+
     def visit(self, site: str, recall: Recall | None = None) -> RouteMix:
         """Begin one call of a site."""
         call = self.calls.get(site, 0)
@@ -70,6 +74,10 @@ class RouteMix:
     def recalling(self, recall: Recall | None) -> RouteMix:
         """Give the same mix with another recall."""
         return replace(self, recall=recall)
+
+    def common(self) -> RouteMix:
+        """Give the mix of banks whose one row all incomplete combinations share."""
+        return replace(self, route=self.route.common())
 
     def pick(self, bank: Tensor) -> Tensor:
         """Mix a bank (bank row, ...) for each batch row: (batch, ...), or (1, ...) where they are alike."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from subsense.adapters.common import is_common
 from subsense.modalities import Combination
 from subsense.modalities.loaders import available, graded, num_rows, split, take
 from subsense.model.robust import RobustModel
@@ -182,10 +183,11 @@ def _better(losses: Sequence[Losses]) -> Kept:
 
 
 def _give_back(robust: RobustModel, combinations: Sequence[Combination], before: Before, kept: Kept) -> None:
-    used = sorted(robust.router.rows(combinations))
+    own = sorted(robust.router.rows(combinations))
     with torch.no_grad():
         for site in robust.plan.sites:
             for adapter in site.adapters:
+                used = [0] if is_common(adapter) else own
                 for name, bank in robust.banks.of(site, adapter).items():
                     start = before.parameters[f"{site.key}:{adapter.name}:{name}"]
                     rows = start[used].cpu()

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from subsense.adapters.common import is_common
 from subsense.errors import InputError
+from subsense.injection.banks import bank_names
 from subsense.modalities import Combination, Modalities
 from subsense.modalities.inputs import check_finite, read
 from subsense.modalities.loaders import num_rows
@@ -73,12 +75,16 @@ class Adapters:
         all the same, by weight decay and by momentum.
         """
         unused = ~self.module.bank_rows(combinations)
-        banks = dict.fromkeys(self.module.banks.names, unused) if unused.any() else {}
+        banks = dict.fromkeys(self._own_banks(), unused) if unused.any() else {}
         kept = self._kept_fills(combinations)
         stand_ins = self.module.fill.names()
         fills = {name: torch.ones_like(value, dtype=torch.bool) for name, value in self.parameters.items()
                  if name in stand_ins and stand_ins[name][0] in kept}  # fmt: skip
         return banks | fills
+
+    def _own_banks(self) -> list[str]:
+        """Name the banks that have a row for each combination or modality, and not one for all."""
+        return [name for name, (_, adapter, _) in bank_names(self.module.plan).items() if not is_common(adapter)]
 
     def _kept_fills(self, combinations: Sequence[Combination]) -> set[str]:
         """Give modalities which none of these lacks, or which a set that was trained before has a stand-in for."""

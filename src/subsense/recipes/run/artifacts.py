@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import default_collate
 
 import subsense as ss
+from subsense.adapters import words_of
 from subsense.evaluation import reporting
 from subsense.recipes.run.job import Job
 from subsense.recipes.run.network_file import write_weights
@@ -26,11 +27,12 @@ NUM_EXAMPLES = 6
 def describe(job: Job, robust: ss.RobustModel) -> str:
     """Say what was adapted and how, in two lines."""
     planned = robust.plan
-    methods = ", ".join(adapter.name for adapter in planned.adapters)
+    common = f" and a common one of {planned.common_parameters:,}" if planned.common_parameters else ""
+    methods = ", ".join(map(words_of, planned.adapters))
     return "\n".join([
         f"network   {job.recipe.network.name}, {planned.network_parameters:,} parameters, frozen",
         f"adapters  {methods} at {len(planned.sites)} sites, {robust.sharing} sharing: {len(robust.router.row_names)} "
-        f"rows of {planned.parameters_per_row:,} parameters serve {len(robust.combinations)} combinations",
+        f"rows of {planned.parameters_per_row:,} parameters{common} serve {len(robust.combinations)} combinations",
     ])  # fmt: skip
 
 

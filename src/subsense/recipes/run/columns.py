@@ -185,6 +185,7 @@ def load_or_train(job: Job, shelf: Shelf, name: str, calibrated: bool = False) -
             ss.train(
                 robust,
                 strategy=part.strategy,
+                start=part.start,
                 degrade=part.degrade,
                 **fit_settings(job, part, folder=state, resume=True),
             )

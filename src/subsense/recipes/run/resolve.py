@@ -14,7 +14,7 @@ from subsense.adapters import Adapter
 from subsense.adapters.layers.declare import DECLARATIONS, Declaration
 from subsense.modalities.calling import CallSpec
 from subsense.recipes.losses import LOSSES
-from subsense.recipes.schema import METHOD_PLACES, Loss, Recipe
+from subsense.recipes.schema import Loss, Recipe
 from subsense.support.factories import call_factory, import_factory
 
 
@@ -39,7 +39,7 @@ def make_loss(loss: Loss) -> Any:
 
 def make_methods(recipe: Recipe) -> list[Adapter]:
     """Make the methods that a recipe names."""
-    return [import_factory(METHOD_PLACES.get(one.name, one.name))(**one.options) for one in recipe.adapt.method]
+    return [one.make() for one in recipe.adapt.method]
 
 
 def load_adapters(recipe: Recipe, folder: Path, network: nn.Module) -> ss.RobustModel:

@@ -27,6 +27,7 @@ def plan_network(recipe: Recipe) -> ss.Plan:
         fresh_network(recipe),
         make_methods(recipe),
         include=part.include,
+        merge=part.merge,
         exclude=part.exclude,
         layers=make_layers(recipe),
     )
@@ -103,6 +104,7 @@ def adapt_network(job: Job, network: nn.Module) -> ss.RobustModel:
         exclude=part.exclude,
         layers=make_layers(job.recipe),
         seed=job.recipe.seed,
+        merge=part.merge,
     )
 
 
@@ -111,7 +113,7 @@ def train_sets(job: Job, robust: ss.RobustModel) -> TrainingReport:
     part = job.recipe.train
     note(f"training the adapter sets of {len(robust.combinations)} combinations, {part.strategy}, {part.epochs} epochs")
     settings = fit_settings(job, part, folder=job.state / "train", resume=True)
-    report = ss.train(robust, strategy=part.strategy, degrade=part.degrade, **settings)
+    report = ss.train(robust, strategy=part.strategy, start=part.start, degrade=part.degrade, **settings)
     ss.save(robust, job.adapters)
     job.trained.write_text(_origin_of_sets(job.recipe), "utf-8")
     rmtree(job.state)
