@@ -99,7 +99,7 @@ def fold(
     guard_keeping(robust.network, folded)
     if given is None:
         return folded
-    _check(robust, folded, given)
+    _check(robust, folded, given, present)
     result = drop(robust.filled(folded), given) if drop_absent else folded
     args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
     for path, write in ((onnx, write_onnx), (export, write_export)):
@@ -155,9 +155,16 @@ def _present(combination: Combination, example: Inputs | None) -> Inputs | None:
     return {name: example[name] for name in combination}
 
 
-def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs) -> None:
+def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs, present: Combination) -> None:
+    filled = robust.filled(folded)
     with evaluating(robust), torch.no_grad():
-        expected, found = output_tensors(robust(inputs)), output_tensors(robust.filled(folded)(inputs))
+        expected, found = output_tensors(robust(inputs)), output_tensors(filled(inputs))
+    if any(bool(one.isnan().any()) for one in expected):
+        hidden = robust.fill.hidden(filled.fill_in(inputs))
+        why = f": {hidden}, and attention or a mean over nothing is NaN" if hidden else ""
+        raise FoldError(
+            f"fold: the adapted network itself gives NaN or infinity for {present}{why}; adapt it with another fill"
+        )
     compare("the folded network", expected, found)
 
 

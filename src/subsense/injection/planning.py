@@ -84,6 +84,7 @@ class Plan:
         adapters: the methods.
         declared: the user's own layer classes.
         num_rows: bank rows of the model that the plan was made for; None: of no model, so it isn't known.
+        notes: what else is to be known of that model, such as what stands in for masks.
     """
 
     sites: tuple[Site, ...]
@@ -92,6 +93,7 @@ class Plan:
     adapters: tuple[Adapter, ...]
     declared: tuple[Declaration, ...] = ()
     num_rows: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters_per_row(self) -> int:
@@ -113,7 +115,7 @@ class Plan:
             f"{len(self.sites)} sites, {self.parameters_per_row:,} parameters per bank row, "
             f"{format_share(self.share)} of the network's {self.network_parameters:,}"
         )
-        return "\n".join([table, "", total, *self._rows(), *self._reach()])
+        return "\n".join([table, "", total, *self._rows(), *self._reach(), *self.notes])
 
     def _rows(self) -> list[str]:
         """Say what all bank rows together are, which is what a model trains and keeps."""

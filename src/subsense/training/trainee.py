@@ -11,8 +11,10 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from subsense.errors import InputError
 from subsense.modalities import Combination, Modalities
+from subsense.modalities.filling import Filling
 from subsense.modalities.inputs import check_finite, read
 from subsense.modalities.loaders import num_rows
+from subsense.modalities.masks import check_masks
 from subsense.model.filled import FilledNetwork
 from subsense.model.robust import RobustModel
 from subsense.routing.groups import output_tensors
@@ -97,7 +99,7 @@ class Adapters:
 
     def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
         """Look at the data first, then at what the frozen network gives without adapters."""
-        if found := _not_finite_in(self.modalities, inputs, present):
+        if found := _not_finite_in(self.module.fill, inputs, present):
             return found
         outputs = output_tensors(self.module.pretrained(_without_present(inputs), present))
         if all(bool(one.isfinite().all()) for one in outputs):
@@ -105,9 +107,11 @@ class Adapters:
         lacks = ", ".join(
             f"{name} ({self.module.fill.kinds[name]})" for name in self.modalities if name not in combination
         )
+        hidden = self.module.fill.hidden(self.module.fill(read(self.modalities, _without_present(inputs), present)))
+        why = hidden or "a mask that hides all, a mean or a norm over zeros"
         return (
             "The network gives NaN or infinity there without any adapter, though the data are finite. The likely cause "
-            f"is what stands in for what is missing, {lacks}: a mask that hides all, a mean or a norm over zeros. "
+            f"is what stands in for what is missing, {lacks}: {why}. "
             "Choose another with adapt(fill=...), such as subsense.Constant for a mask, or leave the combination out"
         )
 
@@ -138,12 +142,14 @@ class Weights:
 
     def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
         """Look at the data alone: all weights move."""
-        return _not_finite_in(self.modalities, inputs, present)
+        return _not_finite_in(self.module.fill, inputs, present)
 
 
-def _not_finite_in(modalities: Modalities, inputs: Mapping[str, Any], present: Tensor) -> str:
+def _not_finite_in(fill: Filling, inputs: Mapping[str, Any], present: Tensor) -> str:
+    batch = read(fill.modalities, _without_present(inputs), present)
     try:
-        check_finite(modalities, read(modalities, _without_present(inputs), present))
+        check_finite(fill.modalities, batch, fill.masks)
+        check_masks(fill.modalities, fill.masks, batch)
     except InputError as error:
         return str(error)
     return ""
