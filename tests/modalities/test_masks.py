@@ -137,7 +137,9 @@ def test_a_mask_keeps_its_own_stand_in_beside_a_mean_and_a_learned_one() -> None
         ("src_mask", "L L", (0, -INF)),
         ("padding_mask", "L:bool", None),  # fairseq: True is padding; transformers' Encodec: False is
         ("attn_mask", "L L:bool", None),  # scaled_dot_product_attention: True is read; MultiheadAttention: hidden
-        ("text_mask", "L:int64", None),
+        ("text_mask", "L:int64", (1, 0)),  # what ignores is bool, in torch
+        ("text_mask", "L:bool", None),
+        ("padding_mask", "L:int64", None),
         ("mask", "L", None),
     ],
 )
@@ -186,7 +188,7 @@ def test_a_mask_that_could_mean_either_is_asked_about_and_the_advice_settles_it(
         def forward(self, ids: Tensor, mask: Tensor, image: Tensor) -> Tensor:
             return self.head(image) + (ids * mask).sum(1, keepdim=True)
 
-    spec = {"text": {"ids": "5", "mask": "5:int64"}, "image": "4"}
+    spec = {"text": {"ids": "5", "mask": "5:bool"}, "image": "4"}
     with pytest.warns(
         UserWarning, match=r"'mask' is called a mask, but .* Say which: fill=\{'text': subsense.Constant"
     ) as told:
@@ -197,6 +199,7 @@ def test_a_mask_that_could_mean_either_is_asked_about_and_the_advice_settles_it(
         fill = {"text": eval(one, {"subsense": ss})}  # what the message says, followed
         robust = ss.adapt(Masked(), spec, fill=fill)
         assert bool((ss.prepare(robust, {"image": torch.zeros(2, 4)})[1]["mask"] == value).all())
+    assert ss.adapt(Masked(), spec, fill="literal-zeros").fill.kinds["text"] == "literal-zeros"
 
 
 def test_saved_sets_come_back_with_the_stand_ins_they_were_trained_with(tmp_path: Any) -> None:

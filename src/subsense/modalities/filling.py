@@ -94,8 +94,8 @@ class Filling(nn.Module):
         self.modalities = modalities
         chosen = _by_modality(modalities, spec)
         self.masks, doubtful = find_masks(modalities, arguments)
-        masked = {name for name, _ in self.masks}
-        self.kinds = {name: _kind(name, choice, name in masked) for name, choice in chosen.items()}
+        masked, asked = ({name for name, _ in found} for found in (self.masks, doubtful))
+        self.kinds = {name: _kind(name, choice, name in masked, name in asked) for name, choice in chosen.items()}
         self._asked = {key: one for key, one in doubtful.items() if self.kinds[key[0]] in ("zeros", "zeros-but-masks")}
         self.functions = {name: choice for name, choice in chosen.items() if self.kinds[name] == "callable"}
         self.parts = {(name, part): axes for name in modalities for part, axes in modalities[name].parts.items()}
@@ -249,10 +249,12 @@ def _by_modality(modalities: Modalities, spec: FillSpec) -> dict[str, Any]:
     return {name: spec.get(name, "zeros") for name in modalities}
 
 
-def _kind(name: str, choice: Any, is_masked: bool) -> str:
+def _kind(name: str, choice: Any, is_masked: bool, is_doubtful: bool) -> str:
     """Say what stands in for a modality; zeros where that is no other than what has no mask."""
     if isinstance(choice, str) and choice in ZEROS:
-        return ("literal-zeros" if choice == "literal-zeros" else "zeros-but-masks") if is_masked else "zeros"
+        if choice == "literal-zeros":
+            return choice if is_masked or is_doubtful else "zeros"
+        return "zeros-but-masks" if is_masked else "zeros"
     if isinstance(choice, Mean):
         return "mean"
     if isinstance(choice, Constant):

@@ -23,6 +23,7 @@ Key = tuple[str, str]
 _MASK = re.compile(r"(^|_)mask(_?\d+)?$", re.IGNORECASE)
 _IGNORES = re.compile(r"key_padding_mask(_?\d+)?$", re.IGNORECASE)
 _KEEPS = re.compile(r"(^|_)(attention|pixel|input)_mask(_?\d+)?$", re.IGNORECASE)
+_PADDING = re.compile(r"padding_mask(_?\d+)?$", re.IGNORECASE)
 _PICTURES = re.compile(r"(^|_)pixel_(attention_)?mask(_?\d+)?$", re.IGNORECASE)
 _SCORES = re.compile(r"(key_padding|attention|attn|src|tgt|memory)_mask(_?\d+)?$", re.IGNORECASE)
 _OTHER = re.compile(r"head_mask$", re.IGNORECASE)
@@ -71,8 +72,8 @@ def find_masks(
     """Tell the masks among the arguments of modalities that several arguments carry, by name, dtype and role.
 
     ``attention_mask``, ``pixel_mask`` and ``input_mask``, alone or behind another word, are 1 where something is read,
-    as in transformers; bool ``key_padding_mask`` is True where it is ignored, as in torch. Floating-point masks of
-    attention are added to scores, 0 or -inf, except for an ``attention_mask`` of one axis, 1 or 0 as in transformers.
+    as in transformers, and so is any integer mask; ``key_padding_mask`` is True where it is ignored, as in torch.
+    Floating-point masks of attention are added to scores, 0 or -inf, except for an ``attention_mask`` of one axis.
 
     Args:
         modalities: the declared ones.
@@ -160,4 +161,6 @@ def _read_mask(argument: str, axes: Axes) -> Mask | None:
         return Mask(argument, axes, 0.0, float("-inf")) if _SCORES.search(argument) else None
     if _IGNORES.search(argument):
         return Mask(argument, axes, 0, 1)
+    counts = axes.torch_dtype != torch.bool and not axes.torch_dtype.is_floating_point
+    keeps = keeps or (counts and not _PADDING.search(argument))
     return Mask(argument, axes, 1, 0, keeps_all=picture) if keeps else None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from subsense.training.gradients import Steep
 from subsense.training.safety import Losses
 
 Record = dict[str, Any]
@@ -49,6 +50,8 @@ class TrainingReport:
         idle: parameters that were asked to train and never had a gradient, since nothing that the loss saw depends on
             them: layers whose output the network doesn't use. They are as they were.
         losses: combination -> its losses before and after, and which set was kept; empty where `safe` was off.
+        steep: site -> the combinations whose first gradients exploded there, and what they are clipped to.
+        clip: the largest norm of all gradients that was asked for; with None the steep sites were clipped alone.
     """
 
     combinations: tuple[tuple[str, ...], ...]
@@ -60,6 +63,8 @@ class TrainingReport:
     higher_is_better: bool = False
     idle: tuple[str, ...] = ()
     losses: Mapping[str, Losses] = field(default_factory=dict)
+    steep: Mapping[str, Steep] = field(default_factory=dict)
+    clip: float | None = None
 
     @property
     def best(self) -> tuple[Epoch, ...]:
@@ -90,6 +95,13 @@ class TrainingReport:
         if self.idle:
             sites = ", ".join(dict.fromkeys(name.split(":")[0] for name in self.idle))
             yield f"without effect, since nothing the loss sees depends on them (exclude them, or leave them): {sites}"
+        for site, found in self.steep.items():
+            done = (
+                f"clipped there to {found.limit:.1g}"
+                if self.clip is None
+                else f"clipped with all others to {self.clip:g}"
+            )
+            yield f"gradients exploded at {site}: {found}; {done}"
         yield from self._lines_of_losses()
 
     def _lines_of_losses(self) -> Iterator[str]:

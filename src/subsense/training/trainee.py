@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from subsense.errors import InputError
 from subsense.modalities import Combination, Modalities
 from subsense.modalities.filling import Filling
-from subsense.modalities.inputs import check_finite, read
+from subsense.modalities.inputs import Filled, check_finite, read
 from subsense.modalities.loaders import num_rows
 from subsense.modalities.masks import check_masks
 from subsense.model.filled import FilledNetwork
@@ -53,6 +53,9 @@ class Trainee(Protocol):
 
     def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
         """Say where NaN or infinity for rows of a combination may come from; empty where nothing points anywhere."""
+
+    def rows_of(self, combination: Combination) -> frozenset[int]:
+        """Give the bank rows that a combination uses; none where the parameters are no banks."""
 
 
 class Adapters:
@@ -97,6 +100,10 @@ class Adapters:
         """Switch Dropout off. Adapters stay in train mode, in which a set may be used that is not finished."""
         self.module.train()
 
+    def rows_of(self, combination: Combination) -> frozenset[int]:
+        """Give the bank rows that a combination uses."""
+        return self.module.router.rows([combination])
+
     def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
         """Look at the data first, then at what the frozen network gives without adapters."""
         if found := _not_finite_in(self.module.fill, inputs, present):
@@ -107,13 +114,25 @@ class Adapters:
         lacks = ", ".join(
             f"{name} ({self.module.fill.kinds[name]})" for name in self.modalities if name not in combination
         )
-        hidden = self.module.fill.hidden(self.module.fill(read(self.modalities, _without_present(inputs), present)))
+        batch = read(self.modalities, _without_present(inputs), present)
+        filled = self.module.fill(batch)
+        first, hidden = (
+            self._first_not_finite(filled, self.modalities.code(combination)),
+            self.module.fill.hidden(filled),
+        )
         why = hidden or "a mask that hides all, a mean or a norm over zeros"
         return (
-            "The network gives NaN or infinity there without any adapter, though the data are finite. The likely cause "
-            f"is what stands in for what is missing, {lacks}: {why}. "
+            f"The network gives NaN or infinity there without any adapter{first}, though the data are finite. The "
+            f"likely cause is what stands in for what is missing, {lacks}: {why}. "
             "Choose another with adapt(fill=...), such as subsense.Constant for a mask, or leave the combination out"
         )
+
+    def _first_not_finite(self, filled: Filled, code: int) -> str:
+        """Name the first site on the way to the output that gives NaN or infinity."""
+        features = self.module.execution.features(filled, code, adapted=False, training=True)
+        found = (site for site, calls in features.items() for one in calls if not bool(one.isfinite().all()))
+        site = next(found, None)
+        return "" if site is None else f" (first at {site})"
 
 
 class Weights:
@@ -139,6 +158,10 @@ class Weights:
     def measure(self) -> None:
         """Switch the network to inference."""
         self.module.eval()
+
+    def rows_of(self, combination: Combination) -> frozenset[int]:
+        """Give none: all combinations train the same weights."""
+        return frozenset()
 
     def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
         """Look at the data alone: all weights move."""
