@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import subsense as ss
-import subsense.model.execution
+import subsense.model.rows
 from benchmarks.speed import ways
 from benchmarks.speed.measuring import Effort, Functions, difference, kept_bytes, milliseconds, peak_bytes, ratios
 from benchmarks.speed.networks import Case
@@ -89,7 +89,7 @@ def few_combinations(case: Case, device: str, effort: Effort) -> Numbers:
     present = ways.cycle(robust, 2).repeat(2, 1)
 
     def gathered() -> None:
-        with mock.patch.object(subsense.model.execution, "LARGE_GROUP", math.inf):
+        with mock.patch.object(subsense.model.rows, "LARGE_GROUP", math.inf):
             robust(inputs, present)
 
     functions = {

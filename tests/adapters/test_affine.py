@@ -311,7 +311,7 @@ def test_large_images_of_few_combinations_run_by_groups(monkeypatch: pytest.Monk
     with torch.no_grad():
         together = robust(inputs, present)
         calls.clear()
-        monkeypatch.setattr("subsense.model.execution.LARGE_GROUP", 1)
+        monkeypatch.setattr("subsense.model.rows.LARGE_GROUP", 1)
         torch.testing.assert_close(robust(inputs, present), together, rtol=1e-5, atol=1e-5)
     assert calls == [2, 2]
     robust.train()(inputs, present)

@@ -56,8 +56,8 @@ def test_mean_is_numpys_over_present_rows_and_lettered_axes() -> None:
     ]
     sound = batches[0]["sound"][PRESENT[:, 1]].numpy()
     means = fill.stand_ins()
-    np.testing.assert_allclose(means["rgb.rgb"].flatten(), np.concatenate(rgb, 1).mean(1), rtol=1e-5)
-    np.testing.assert_allclose(means["sound.sound"].flatten(), sound.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(means["fill.rgb.rgb"].flatten(), np.concatenate(rgb, 1).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(means["fill.sound.sound"].flatten(), sound.mean((0, 1)), rtol=1e-5)
     filled = fill_in(fill, {"sound": batch(T=9)["sound"]} | {"rgb": batch(H=2, W=2)["rgb"]}, PRESENT)
     np.testing.assert_allclose(filled["rgb"][1, :, 1, 0], np.concatenate(rgb, 1).mean(1), rtol=1e-5)
 

@@ -103,9 +103,9 @@ def test_every_option_comes_back(tmp_path: Path) -> None:
     assert [site.key for site in again.plan.sites] == ["stems.0", "stems.2", "up"]
     assert again.plan.adapters == (LoRA(rank=3, alpha=2),)
     assert again.fill.kinds == {"rgb": "mean", "depth": "learned", "infrared": "warm"}
-    for name in ("rgb.rgb", "infrared.infrared"):
+    for name in ("fill.rgb.rgb", "fill.infrared.infrared"):
         assert torch.equal(again.fill.stand_ins()[name], robust.fill.stand_ins()[name])
-    assert bool((again.fill.stand_ins()["infrared.infrared"] == 0.7).all())
+    assert bool((again.fill.stand_ins()["fill.infrared.infrared"] == 0.7).all())
     assert (again.call, again.router.untrained, again.sharing) == (robust.call, "nearest", "independent")
     strict = load(tmp_path, make("cameras")[0], untrained="error")
     with pytest.raises(UntrainedCombination):

@@ -43,7 +43,7 @@ def test_names_of_the_data_and_constants() -> None:
     modalities = ss.Modalities({"rgb": "3", "audio": {"wave": "4", "mask": "2:bool"}})
     options = {"fill": {"audio": fills["audio"]}, "call": "positional"}
     filled = ss.adapt(torch.nn.Linear(1, 1), modalities, **options).fill
-    assert filled.stand_ins()["audio.mask"].tolist() == [True, False]
+    assert filled.stand_ins()["fill.audio.mask"].tolist() == [True, False]
 
 
 def test_an_unknown_name_is_refused_with_the_near_miss() -> None:

@@ -31,7 +31,7 @@ class Squeezing(nn.Module):
 def test_groups_of_one_row_keep_their_shape_where_the_head_squeezes(
     classes: int, present: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subsense.model.execution.LARGE_GROUP", 1)  # as from a large volume on
+    monkeypatch.setattr("subsense.model.rows.LARGE_GROUP", 1)  # as from a large volume on
     robust = with_sets(adapt(Squeezing(classes), SPEC))
     inputs = draw(SPEC, rows=len(present))
     together = robust(inputs, present)

@@ -281,6 +281,25 @@ def test_a_learned_fill_trains_for_what_is_missing_alone(sharing: str) -> None:
     assert moved == {"imu"}
 
 
+def test_a_learned_fill_stays_whatever_the_modality_is_called() -> None:
+    class Numbered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(6, CLASSES)
+
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            return self.head(torch.cat(list(inputs.values()), 1))
+
+    robust = adapt(Numbered(), {"cam.0": "2", "cam.1": "2", "imu:left": "2"}, call="dict", fill="learned")
+    rows = {name: torch.ones(4, 2) for name in robust.modalities}
+    loader = [(rows, torch.zeros(4, dtype=torch.int64))]
+    brief(robust, loader, combinations=["cam.0"])
+    before = {name: value.clone() for name, value in robust.fill.stand_ins().items()}
+    brief(robust, loader, combinations=["cam.1"], weight_decay=0.1)
+    moved = [name for name, value in robust.fill.stand_ins().items() if not torch.equal(value, before[name])]
+    assert moved == ["fill.cam%2E0.cam.0"]
+
+
 def test_a_learned_fill_of_an_earlier_set_stays() -> None:
     robust = make_robust(fill="learned")
     brief(robust, combinations=["rgb+depth"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from subsense.errors import InputError
 from subsense.modalities import Modalities
 from subsense.modalities.inputs import Inputs
-from subsense.modalities.loaders import available, num_rows, split, take
+from subsense.modalities.loaders import available, graded, num_rows, split, take
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read_rows(modalities: Modalities, loader: Iterable[Any], most: int | None, d
     count = left_out = 0
     for batch in loader:
         inputs, _ = split(batch)
-        complete = available(modalities, inputs).all(1).nonzero().flatten()
+        complete = (graded(available(modalities, inputs), inputs) == 1).all(1).nonzero().flatten()
         total = num_rows(inputs)
         left_out += total - len(complete)
         complete = complete if most is None else complete[: most - count]

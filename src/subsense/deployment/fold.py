@@ -18,8 +18,9 @@ from subsense.deployment.export import compare, write_export, write_onnx
 from subsense.deployment.keeping import guard_keeping
 from subsense.errors import FoldError
 from subsense.injection.planning import Site
-from subsense.modalities import Combination, CombinationLike
+from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.inputs import Inputs
+from subsense.modalities.loaders import num_rows
 from subsense.model.robust import RobustModel
 from subsense.routing.groups import output_tensors
 from subsense.support.modules import evaluating
@@ -29,7 +30,7 @@ AdapterRow = tuple[Site, Adapter, Mapping[str, Tensor]]
 
 def fold(
     robust: RobustModel,
-    combination: CombinationLike,
+    combination: CombinationLike | Mapping[str, float],
     *,
     onnx: str | Path | None = None,
     export: str | Path | None = None,
@@ -56,7 +57,8 @@ def fold(
 
     Args:
         robust: the adapted network; it and its network stay as they are.
-        combination: which set; the complete one gives a plain copy.
+        combination: which set; the complete one gives a plain copy. Or the quality of each modality that is there, in
+            [0, 1]: ``{"rgb": 1.0, "thermal": 0.5}``.
         onnx: also write the folded network there as ONNX, and check what it gives against the folded network.
         export: also write it there with `torch.export` (``.pt2``), and check it in the same way.
         example: inputs (batch, ...) with which the folded network and the exports are checked; what is missing may be
@@ -84,7 +86,7 @@ def fold(
     >>> type(plain).__name__, plain(left=torch.zeros(2, 4), right=torch.zeros(2, 6)).shape
     ('Sum', torch.Size([2, 3]))
     """
-    present = robust.modalities.combination(combination)
+    present, quality = _read(robust.modalities, combination)
     robust.injection.check_in_place()
     if (onnx or export) and example is None:
         raise FoldError("fold: writing ONNX or torch.export needs `example`, inputs such as the network will get")
@@ -99,7 +101,7 @@ def fold(
     guard_keeping(robust.network, folded)
     if given is None:
         return folded
-    _check(robust, folded, given, present)
+    _check(robust, folded, given, quality)
     result = drop(robust.filled(folded), given) if drop_absent else folded
     args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
     for path, write in ((onnx, write_onnx), (export, write_export)):
@@ -146,6 +148,15 @@ def prepare(
     return robust.call.arrange(robust.modalities, filled.fill_in(inputs))
 
 
+def _read(
+    modalities: Modalities, combination: CombinationLike | Mapping[str, float]
+) -> tuple[Combination, Tensor | None]:
+    if not isinstance(combination, Mapping):
+        return modalities.combination(combination), None
+    quality = modalities.quality(combination)
+    return modalities.from_present(quality > 0), quality
+
+
 def _present(combination: Combination, example: Inputs | None) -> Inputs | None:
     if example is None:
         return None
@@ -155,16 +166,15 @@ def _present(combination: Combination, example: Inputs | None) -> Inputs | None:
     return {name: example[name] for name in combination}
 
 
-def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs, present: Combination) -> None:
-    filled = robust.filled(folded)
+def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs, quality: Tensor | None) -> None:
+    present, filled = None if quality is None else quality.expand(num_rows(inputs), -1), robust.filled(folded)
     with evaluating(robust), torch.no_grad():
-        expected, found = output_tensors(robust(inputs)), output_tensors(filled(inputs))
+        expected, found = output_tensors(robust(inputs, present)), output_tensors(filled(inputs))
     if any(bool(one.isnan().any()) for one in expected):
         hidden = robust.fill.hidden(filled.fill_in(inputs))
         why = f": {hidden}, and attention or a mean over nothing is NaN" if hidden else ""
-        raise FoldError(
-            f"fold: the adapted network itself gives NaN or infinity for {present}{why}; adapt it with another fill"
-        )
+        what = "+".join(inputs)
+        raise FoldError(f"fold: the adapted network itself gives NaN for {what}{why}; adapt it with another fill")
     compare("the folded network", expected, found)
 
 

@@ -19,7 +19,7 @@ from subsense.evaluation.measure import Measure, select_scores
 from subsense.evaluation.results import AdapterFacts, Column, NetworkFacts, Results, Row
 from subsense.modalities import Combination, Modalities
 from subsense.modalities.declaration import Wanted
-from subsense.modalities.loaders import available, moved, split_labelled, take
+from subsense.modalities.loaders import available, graded, moved, split_labelled, take
 from subsense.model.filled import FilledNetwork
 from subsense.model.robust import RobustModel
 from subsense.support.modules import device_of, evaluating
@@ -140,7 +140,7 @@ class _Table:
             rows = has[:, wanted].all(dim=1).nonzero().flatten()
             if len(rows):
                 some, truth = take(values, rows, len(has), "inputs"), take(target, rows, len(has))
-                self._update(combination, some, wanted.expand(len(rows), -1), truth)
+                self._update(combination, some, graded(wanted.expand(len(has), -1), inputs)[rows], truth)
 
     def _update(self, combination: Combination, inputs: Any, present: Tensor, target: Tensor) -> None:
         self.counts[combination] += len(target)

@@ -89,6 +89,15 @@ def bank_names(plan: Plan) -> dict[str, tuple[Site, Adapter, str]]:
     }
 
 
+def site_of(name: str) -> str:
+    """Give the site of a bank's name; a module's own name may hold colons.
+
+    >>> site_of("encoder.0:ssf:scale")
+    'encoder.0'
+    """
+    return name.rsplit(":", 2)[0]
+
+
 def bank_dtype(network: nn.Module) -> torch.dtype:
     """Give the dtype of a network's banks: float64 where it has parameters of it, and float32 otherwise."""
     dtypes = {parameter.dtype for parameter in network.parameters()}

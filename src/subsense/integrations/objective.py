@@ -11,7 +11,7 @@ from torch import Tensor
 
 from subsense.errors import InputError, OtherNetwork
 from subsense.modalities import Combination, CombinationLike
-from subsense.modalities.loaders import available, split, take
+from subsense.modalities.loaders import available, graded, split, take
 from subsense.model.robust import RobustModel
 from subsense.training.losses import Distill, Loss, Objective, Select, make_objective
 from subsense.training.sampling import draw_present
@@ -45,7 +45,7 @@ class BatchLoss:
             weights=self.weights,
         )
         goal = self.objective.goal(inputs, target)
-        output = self.robust(inputs, present)
+        output = self.robust(inputs, graded(present, inputs))
         return self.objective.loss(output, goal), output
 
     def each(self, batch: Any) -> Iterator[tuple[Combination, Tensor, int]]:
@@ -57,7 +57,7 @@ class BatchLoss:
             rows = has[:, wanted].all(1).nonzero().flatten()
             if len(rows):
                 some, goals = take(inputs, rows, len(has)), take(target, rows, len(has))
-                output = self.robust(some, wanted.expand(len(rows), -1))
+                output = self.robust(some, graded(wanted.expand(len(rows), -1), some))
                 yield combination, self.objective.loss(output, self.objective.goal(some, goals)), len(rows)
 
     def _parts(self, batch: Any) -> tuple[Mapping[str, Any], Any]:

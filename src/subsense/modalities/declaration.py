@@ -235,6 +235,21 @@ class Modalities(Mapping[str, Modality]):
         has = self.combination(combination)
         return torch.tensor([name in has for name in self.names])
 
+    def quality(self, of: Mapping[str, float]) -> Tensor:
+        """Give what there is of each modality, float in [0, 1] (modality,); what isn't named is missing.
+
+        Raises:
+            ModalityError: an unknown name, a number outside [0, 1], or nothing at all.
+
+        >>> Modalities({"rgb": "3 H W", "thermal": "1 H W"}).quality({"rgb": 0.5})
+        tensor([0.5000, 0.0000])
+        """
+        for name, value in of.items():
+            if name in self and not 0 <= value <= 1:
+                raise ModalityError(f"quality of {name!r}: expected a number in [0, 1], but found {value!r}")
+        self.combination([name for name, value in of.items() if name not in self or value > 0])
+        return torch.tensor([float(of.get(name, 0)) for name in self.names])
+
     def code(self, combination: CombinationLike) -> int:
         """Give a combination as a bit mask: bit i is set where modality i is present.
 

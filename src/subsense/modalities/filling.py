@@ -116,12 +116,12 @@ class Filling(nn.Module):
         return kinds.pop() if len(kinds) == 1 else dict(self.kinds)
 
     def stand_ins(self) -> dict[str, Tensor]:
-        """Give the tensors to keep: ``modality.part`` -> constant, mean or learned value."""
-        return {
-            f"{_escaped(name)}.{part}": getattr(self, _attribute(name, part))
-            for name, part in self.parts
-            if self._is_kept(name, part)
-        }
+        """Give the tensors to keep: ``fill.modality.part`` -> constant, mean or learned value."""
+        return {name: getattr(self, _attribute(*key)) for name, key in self.names().items()}
+
+    def names(self) -> dict[str, tuple[str, str]]:
+        """Give modality and part of each tensor to keep, by its name ``fill.modality.part``."""
+        return {f"fill.{_escaped(key[0])}.{key[1]}": key for key in self.parts if self._is_kept(*key)}
 
     def describe_masks(self) -> list[str]:
         """Say what stands in for the masks of what is missing, and of which that can't be told: a line for each."""
@@ -147,9 +147,7 @@ class Filling(nn.Module):
         return simple | {name: self._call(batch, name, function, simple) for name, function in missing.items()}
 
     def _is_kept(self, name: str, part: str) -> bool:
-        return self.kinds[name] not in ("zeros", "zeros-but-masks", "literal-zeros", "callable") and not self._is_own(
-            name, part
-        )
+        return self.kinds[name] not in (*ZEROS, "callable") and not self._is_own(name, part)
 
     def _is_own(self, name: str, part: str) -> bool:
         """Say whether a part is a mask with a stand-in of its own."""

@@ -30,6 +30,7 @@ class Batch:
     Attributes:
         tensors: modality -> its tensors, one for each part; None where nothing was passed.
         present: bool (batch, modality).
+        quality: what each row has of each modality, float in [0, 1] (batch, modality); None where it is all or nothing.
         whole: the modalities known to be present in every row.
         code: what every row has, as a bit mask (`Modalities.code`); None where rows differ, or where a graph that is
             being compiled can't know.
@@ -43,6 +44,7 @@ class Batch:
     sizes: Sizes
     num_rows: int
     device: torch.device
+    quality: Tensor | None = None
 
     def shape(self, modality: str, axes: Axes) -> tuple[int, ...]:
         """Give the shape (batch, ...) that a part has in this batch; raise `InputError` for an unknown letter."""
@@ -72,11 +74,12 @@ def read(modalities: Modalities, inputs: Inputs, present: Tensor | None = None) 
     Args:
         modalities: what the network was declared to take.
         inputs: modality -> tensor (batch, *axes). An entry ``"present"`` is used where the argument is None.
-        present: bool (batch, modality), columns in declared order; None: what is passed is present in every row.
+        present: bool (batch, modality), columns in declared order; None: what is passed is present in every row. Or how
+            good it is: float in [0, 1], where 0 is missing.
 
     Raises:
         InputError: an unknown name, a wrong rank, size, dtype or device, a letter with two sizes, `present` of a wrong
-            shape or dtype, a row with nothing present, a modality called present that was not passed.
+            shape, dtype or range, a row with nothing present, a modality called present that was not passed.
     """
     if not isinstance(inputs, Mapping):
         raise InputError(f"expected a mapping of modality to tensor, but found {type(inputs).__name__}")
@@ -91,16 +94,18 @@ def read(modalities: Modalities, inputs: Inputs, present: Tensor | None = None) 
     if said is None:
         present = modalities.present(given).expand(num_rows, -1)
         return Batch(tensors, present, frozenset(given), modalities.code(given), sizes, num_rows, device)
-    present = check_present(modalities, said, num_rows)
+    said = check_present(modalities, said, num_rows)
+    present, quality = said > 0, said if said.is_floating_point() else None
     if torch.compiler.is_compiling():
         present = present & modalities.present(given).to(present.device)
-        return Batch(tensors, present, frozenset(), None, sizes, num_rows, device)
+        return Batch(tensors, present, frozenset(), None, sizes, num_rows, device, quality)
     present = present.cpu()
     _check_rows(modalities, given, present)
     whole = frozenset(name for name, full in zip(modalities, present.all(0).tolist(), strict=True) if full)
     uniform = bool((present == present[0]).all())
     code = modalities.code(modalities.from_present(present[0])) if uniform else None
-    return Batch(tensors, present, whole, code, sizes, num_rows, device)
+    quality = None if quality is None or bool(((quality == 0) | (quality == 1)).all()) else quality.cpu()
+    return Batch(tensors, present, whole, code, sizes, num_rows, device, quality)
 
 
 def check_finite(modalities: Modalities, batch: Batch, masks: Container[tuple[str, str]] = ()) -> None:
@@ -232,15 +237,24 @@ def _check_rows(modalities: Modalities, given: tuple[str, ...], present: Tensor)
 
 
 def check_present(modalities: Modalities, present: object, num_rows: int) -> Tensor:
-    """Give `present`; raise `InputError` where it is no bool (batch, modality)."""
-    if not isinstance(present, Tensor) or present.dtype != torch.bool:
+    """Give `present`; raise `InputError` where it is neither bool nor a quality in [0, 1], (batch, modality)."""
+    if not isinstance(present, Tensor) or not (present.dtype == torch.bool or present.is_floating_point()):
         found = present.dtype if isinstance(present, Tensor) else type(present).__name__
-        raise InputError(f"`present`: expected a bool tensor (batch, modality), but found {found}")
+        raise InputError(
+            "`present`: expected a bool tensor (batch, modality), or a floating-point one with qualities in [0, 1], "
+            f"but found {found}"
+        )
     if tuple(present.shape) != (num_rows, len(modalities)):
         raise InputError(
             f"`present`: expected shape ({num_rows}, {len(modalities)}), rows x ({', '.join(modalities)}), "
             f"but found {tuple(present.shape)}"
         )
+    if present.is_floating_point() and not torch.compiler.is_compiling():
+        wrong = ~((present >= 0) & (present <= 1))
+        if rows := wrong.any(1).nonzero().flatten().tolist():
+            raise InputError(
+                f"`present`: expected a quality in [0, 1], but found {float(present[wrong][0])} in rows {some(rows)}"
+            )
     return present
 
 

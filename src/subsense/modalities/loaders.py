@@ -63,9 +63,19 @@ def available(modalities: Modalities, inputs: Mapping[str, Any]) -> Tensor:
     try:
         check_names(modalities, inputs)
         rows, said = num_rows(inputs), inputs.get("present")
-        return passed.expand(rows, -1) if said is None else check_present(modalities, said, rows).cpu() & passed
+        return passed.expand(rows, -1) if said is None else (check_present(modalities, said, rows) > 0).cpu() & passed
     except InputError as error:
         raise InputError(f"a batch of the loader: {error}") from None
+
+
+def graded(present: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """Give `present`, bool (batch, modality), less what ``"present"`` of these inputs says of the quality.
+
+    >>> graded(torch.tensor([[True, False]]), {"present": torch.tensor([[0.5, 1.0]])})
+    tensor([[0.5000, 0.0000]])
+    """
+    said = inputs.get("present")
+    return present if said is None or not said.is_floating_point() else present * said.to(present.device)
 
 
 def num_rows(inputs: Mapping[str, Any]) -> int:

@@ -11,6 +11,8 @@ from subsense.adapters import Adapter
 from subsense.errors import CheckpointError, closest
 from subsense.injection.banks import Banks
 from subsense.injection.planning import Plan, Site
+from subsense.modalities import CombinationLike
+from subsense.routing.quality import weights_of
 from subsense.routing.router import POLICIES, Router
 
 EXTRA = "_extra_state"
@@ -18,19 +20,26 @@ EXTRA = "_extra_state"
 AdapterRow = tuple[Site, Adapter, dict[str, Tensor]]
 
 
-def adapter_set(plan: Plan, banks: Banks, router: Router, code: int) -> list[AdapterRow]:
-    """Give what the route selects for rows that have the modalities of a bit mask; nothing for the complete one."""
-    served = router.substitute(code, training=False)
-    if served == router.complete:
-        return []
-    weights = router.uniform(served, banks.device).weights[0]
+def adapter_set(plan: Plan, banks: Banks, weights: Tensor) -> list[AdapterRow]:
+    """Give what weights (bank row,) select; nothing where all are 0."""
     used = weights.nonzero().flatten()
+    if not len(used):
+        return []
     return [
         (site, adapter, adapter.merge({name: bank.detach()[used] for name, bank in found.items()}, weights[used]))
         for site in plan.sites
         for adapter in site.adapters
         for found in [banks.of(site, adapter)]
     ]
+
+
+def weights_for(router: Router, served: CombinationLike | Mapping[str, float], banks: Banks) -> Tensor:
+    """Give the weights (bank row,) of a combination, or of the quality of each modality."""
+    if isinstance(served, Mapping):
+        quality = router.modalities.quality(served)[None]
+        return weights_of(router, quality, training=False)[0].to(banks.dtype).to(banks.device)
+    code = router.substitute(router.modalities.code(served), training=False)
+    return router.uniform(code, banks.device).weights[0]
 
 
 def training_state(router: Router) -> Tensor:

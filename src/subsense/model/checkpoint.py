@@ -27,6 +27,7 @@ from subsense.model.adapt import inject
 from subsense.model.fingerprint import fingerprint
 from subsense.model.manifest import (
     FORMAT,
+    HUB_TENSORS,
     MANIFEST,
     MOST_HEADER,
     Manifest,
@@ -34,6 +35,7 @@ from subsense.model.manifest import (
     _file,
     _layers,
     _read_manifest,
+    is_of_hub,
     seal,
 )
 from subsense.model.robust import RobustModel
@@ -76,15 +78,21 @@ def save(robust: RobustModel, folder: str | Path) -> None:
     >>> [str(one) for one in robust.combinations]
     ['left', 'right']
     """
-    robust.injection.check_in_place()
+    manifest, data = files_of(robust)
+    name = manifest["tensors"]
     folder = make_folder(folder)
-    data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
-    name = _file_name(checksum_of_bytes(data))
     write_atomically(folder / name, data)
-    write_atomically(folder / MANIFEST, seal(_manifest(robust, name).model_dump(mode="json")))
+    write_atomically(folder / MANIFEST, seal(manifest))
     for old in folder.glob("adapters-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
+
+
+def files_of(robust: RobustModel) -> tuple[dict[str, Any], bytes]:
+    """Give what `save` writes: the manifest's data, and the file of tensors whose name the manifest has."""
+    robust.injection.check_in_place()
+    data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
+    return _manifest(robust, _file_name(checksum_of_bytes(data))).model_dump(mode="json"), data
 
 
 def load(
@@ -100,7 +108,7 @@ def load(
     """Load adapter sets for the network they were trained on.
 
     Args:
-        folder: what `save` wrote.
+        folder: what `save` wrote, or `subsense.integrations.hub.save_pretrained`.
         network: the same network with the same weights; untouched where anything does not fit.
         modalities: what they are expected to be; None: whatever was saved.
         call: needed where the network is called by a function, which can't be saved.
@@ -152,7 +160,7 @@ def load(
     router.trained_rows = frozenset(manifest.trained_rows)
     with torch.no_grad():
         for name, stand_in in filling.stand_ins().items():
-            stand_in.copy_(tensors[f"fill.{name}"])
+            stand_in.copy_(tensors[name])
     return inject(network, planned, tensors, filling, router, parsed)
 
 
@@ -178,17 +186,16 @@ def _manifest(robust: RobustModel, tensors: str) -> Manifest:
 
 
 def _tensors(robust: RobustModel) -> dict[str, Tensor]:
-    fills = {f"fill.{name}": tensor for name, tensor in robust.fill.stand_ins().items()}
-    return {**robust.banks.named(), **fills}
+    return {**robust.banks.named(), **robust.fill.stand_ins()}
 
 
 def _read_tensors(folder: Path, manifest: Manifest, expected: Expected) -> dict[str, Tensor]:
     most = MOST_HEADER + sum(math.prod(shape) * dtype.itemsize for shape, dtype in expected.values())
-    path = _file(folder, manifest.tensors, most)
+    path = _file(folder, HUB_TENSORS if is_of_hub(folder) else manifest.tensors, most)
     data = path.read_bytes()
     header = int.from_bytes(data[:8], "little")
-    if header > MOST_HEADER or _file_name(checksum_of_bytes(data)) != path.name:
-        raise DamagedFile(f"{path}: truncated or damaged (its checksum doesn't fit its name); save it again")
+    if header > MOST_HEADER or _file_name(checksum_of_bytes(data)) != manifest.tensors:
+        raise DamagedFile(f"{path}: truncated or damaged (its checksum doesn't fit); save it again")
     try:
         found = {name: (tuple(one["shape"]), one["dtype"]) for name, one in deserialize(data)}
     except SafetensorError as error:
@@ -230,7 +237,7 @@ def _expected(
         name: ((num_rows, *site.adapters[adapter][parameter]), dtype)
         for name, (site, adapter, parameter) in bank_names(planned).items()
     }
-    return banks | {f"fill.{name}": (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()}
+    return banks | {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()}
 
 
 def _check_tensors(folder: Path, found: Mapping[str, tuple[tuple[int, ...], str]], expected: Expected) -> None:

@@ -21,16 +21,13 @@ from subsense.modalities.calling import Call
 from subsense.modalities.inputs import Batch, Filled
 from subsense.model.compiled import Graphs
 from subsense.model.frozen import Before
-from subsense.routing.groups import output_tensors, run_grouped
-from subsense.routing.locate import Located, locate
-from subsense.routing.placement import NotFinite, NotLocated
+from subsense.model.rows import OUTPUT, Rows
+from subsense.routing.choice import Choice
+from subsense.routing.groups import output_tensors
+from subsense.routing.quality import weights_of, weights_or_nan
 from subsense.routing.route import Route
 from subsense.routing.router import Router
 from subsense.support.modules import evaluating
-
-OUTPUT = "(output)"
-LARGE_GROUP = 2**21
-"""Input numbers for each combination, from which on a CPU is faster by groups; measured in docs/performance.md."""
 
 
 @dataclass
@@ -54,7 +51,7 @@ class Execution:
     """Run a frozen network on filled inputs, with the adapter sets that the router chooses.
 
     Attributes:
-        located: where rows are inside the network; None until a mixed batch asks.
+        rows: where rows are inside the network, found out when a mixed batch asks.
 
     `training` says whether adapters are in training mode, in which a set may be used that is not finished.
     """
@@ -63,7 +60,7 @@ class Execution:
         self.network, self.plan, self.router = network, plan, router
         self.injection, self.call = injection, call
         self.before = Before(network)
-        self.located: Located | None = None
+        self.rows = Rows(self.observe, [site.key for site in plan.sites], call, injection.check_called)
         self.is_checked = False
         self._guard, self._graphs = _Guard(), Graphs()
 
@@ -78,17 +75,15 @@ class Execution:
 
     def run(self, filled: Filled, batch: Batch, training: bool) -> Any:
         """Give the network's own output for a batch, whatever is missing."""
+        if batch.quality is not None and not torch.compiler.is_compiling():
+            return self.rows.retried(lambda: self._graded(filled, batch, training))
         if batch.code is not None:
             if torch.compiler.is_dynamo_compiling():
                 self._graphs.traced()
             return self._uniform(filled, batch.code, batch.device, training)
         if torch.compiler.is_compiling():
             return self._compiled(filled, batch, training)
-        try:
-            return self._mixed(filled, batch, training)
-        except NotLocated:
-            self.located = None
-            return self._mixed(filled, batch, training)
+        return self.rows.retried(lambda: self._mixed(filled, batch, training))
 
     def features(self, filled: Filled, code: int, adapted: bool, training: bool) -> dict[str, list[Tensor]]:
         """Give what every site gives, for rows that all have the modalities of the bit mask, without gradients."""
@@ -111,11 +106,6 @@ class Execution:
         with self.hold(), torch.no_grad(), plain_attention(), self.injection.visited(visitor):
             return self.call(self.network, self.modalities, filled, present)
 
-    def locate(self, filled: Filled) -> Located:
-        """Find out where each site has the rows of a batch."""
-        self.located = locate(self.observe, filled, OUTPUT)
-        return self.located
-
     @contextmanager
     def no_adapters(self) -> Iterator[None]:
         """Leave the network for a while exactly as it was, frozen and in eval mode."""
@@ -130,77 +120,59 @@ class Execution:
             return self.plain(filled, present)
         return self._adapted(filled, self.router.uniform(served, device), present)
 
+    def _graded(self, filled: Filled, batch: Batch, training: bool) -> Any:
+        """Run a batch with qualities between 0 and 1: each row with weights of its own, or each kind of row alone."""
+        assert batch.quality is not None
+        weights = weights_of(self.router, batch.quality, training).to(self.injection.banks.dtype).to(batch.device)
+        kinds, which = batch.quality.unique(dim=0, return_inverse=True)
+        first = [which.tolist().index(kind) for kind in range(len(kinds))]
+        self._mark_rows(weights, training)
+
+        def alike(part: Filled, kind: int) -> Any:
+            route = Route(Choice(weights[first[kind]][None]), uniform=True)
+            present = batch.present[first[kind]].expand(len(next(iter(part.values()))[0]), -1)
+            return self._adapted(part, route, present)
+
+        if len(kinds) == 1:
+            return alike(filled, 0)
+        self.rows.locate_once(filled)
+        if self.rows.must_group(filled, which.tolist()):
+            return self.rows.grouped(alike, filled, which.tolist())
+        return self._adapted(filled, Route(Choice(weights), False, self.rows.placements), batch.present)
+
     def _mixed(self, filled: Filled, batch: Batch, training: bool) -> Any:
         codes = batch.codes(self.modalities)
         served = [self.router.substitute(code, training) for code in codes]
-        located = self.located
-        if located is None:
-            located = self.locate(filled)
-            self.injection.check_called(located.placements)
-        if self.call.function is not None and self._must_group(filled, served):
+        self.rows.locate_once(filled)
+        if self.call.function is not None and self.rows.must_group(filled, served):
             return self._grouped(filled, codes, batch.device, training)
-        if self._must_group(filled, served):
+        if self.rows.must_group(filled, served):
             return self._grouped(filled, served, batch.device, training)
         self._mark(served, training)
-        return self._adapted(filled, self.router.mixed(served, batch.device, self._placements()), batch.present)
-
-    def _must_group(self, filled: Filled, served: Sequence[int]) -> bool:
-        assert self.located is not None
-        return (
-            self.call.needs_groups
-            or bool(self.located.unknown([site.key for site in self.plan.sites]))
-            or self._groups_are_cheaper(filled, served)
-        )
+        return self._adapted(filled, self.router.mixed(served, batch.device, self.rows.placements), batch.present)
 
     def _grouped(self, filled: Filled, codes: Sequence[int], device: torch.device, training: bool) -> Any:
-        self._check_output()
-        return run_grouped(
-            lambda part, code: self._uniform(part, code, device, training),
-            filled,
-            codes,
-            self._placements().get(OUTPUT, ()),
-        )
+        return self.rows.grouped(lambda part, code: self._uniform(part, code, device, training), filled, codes)
 
     def pretrained(self, filled: Filled, batch: Batch) -> Any:
         """Give the frozen network's output, no adapter acting; in groups where its function must not see mixed rows."""
         if batch.code is not None or not self.call.needs_groups or torch.compiler.is_compiling():
             return self.plain(filled, batch.present)
-        if self.located is None:
-            self.locate(filled)
-        self._check_output()
-        codes = batch.codes(self.modalities)
-        return run_grouped(lambda part, _: self.plain(part), filled, codes, self._placements().get(OUTPUT, ()))
-
-    def _check_output(self) -> None:
-        if self.located is not None and OUTPUT in self.located.not_finite:
-            self.located = None  # other rows may tell
-            raise NotFinite(
-                "rows of this batch have different modalities, and the network gives NaN for all of them, whatever "
-                "they hold, so it can't be told which rows of its output are whose; pass rows with the same modalities "
-                "together to see for which it gives numbers: model.pretrained(inputs) of one combination at a time"
-            )
-
-    def _groups_are_cheaper(self, filled: Filled, served: Sequence[int]) -> bool:
-        """Say whether one combination after the other is faster: large groups on a CPU, where batching saves nothing.
-
-        A set for all rows of a group costs less than one for each row, and smaller batches stay in the cache.
-        """
-        tensors = [tensor for parts in filled.values() for tensor in parts]
-        places = self._placements().get(OUTPUT, (None,))
-        return (
-            not torch.is_grad_enabled()
-            and all(place is not None and not place.inner for place in places)
-            and tensors[0].device.type == "cpu"
-            and sum(tensor.numel() for tensor in tensors) >= LARGE_GROUP * len(set(served))
-        )
+        if self.rows.located is None:
+            self.rows.locate(filled)
+        return self.rows.grouped(lambda part, _: self.plain(part), filled, batch.codes(self.modalities))
 
     def _mark(self, codes: Iterable[int], training: bool) -> None:
         if training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             incomplete = [self.modalities.from_code(code) for code in set(codes) if code != self.router.complete]
             self.router.trained_rows |= self.router.rows(incomplete)
 
+    def _mark_rows(self, weights: Tensor, training: bool) -> None:
+        if training and torch.is_grad_enabled():
+            self.router.trained_rows |= set(weights.any(0).nonzero().flatten().tolist())
+
     def _compiled(self, filled: Filled, batch: Batch, training: bool) -> Any:
-        if self.located is None or self.located.unknown([site.key for site in self.plan.sites]):
+        if self.rows.unknown:
             raise InputError(
                 "a graph with `present` needs to know where rows are inside the network: call the model once with "
                 "a mixed batch, or model.locate(inputs), before compiling it"
@@ -212,11 +184,11 @@ class Execution:
                 "`present` out of the graph: one combination at a time"
             )
         present = batch.present.to(batch.device)
-        return self._adapted(filled, self.router.dynamic(present, self._placements(), training), present)
-
-    def _placements(self) -> Mapping[str, Sequence[Any]]:
-        assert self.located is not None
-        return self.located.placements
+        if batch.quality is None:
+            return self._adapted(filled, self.router.dynamic(present, self.rows.placements, training), present)
+        quality = torch.where(present, batch.quality.to(batch.device), 0)  # what wasn't passed is missing
+        weights = weights_or_nan(self.router, quality, training).to(self.injection.banks.dtype)
+        return self._adapted(filled, Route(Choice(weights), False, self.rows.placements), present)
 
     def _adapted(self, filled: Filled, route: Route, present: Tensor | None) -> Any:
         output, is_lost = self._run(filled, route, present)

@@ -11,11 +11,10 @@ from subsense.modalities import Modalities
 from subsense.modalities.calling import Call
 from subsense.modalities.filling import Filling
 from subsense.modalities.inputs import Filled, Inputs, read
+from subsense.model.rows import OUTPUT
 from subsense.routing.groups import output_tensors, run_grouped
 from subsense.routing.locate import locate
 from subsense.support.modules import evaluating
-
-OUTPUT = "(output)"
 
 
 class FilledNetwork(nn.Module):

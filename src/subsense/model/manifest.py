@@ -17,6 +17,8 @@ from subsense.support.files import checksum, parse_object
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+HUB_CONFIG, HUB_TENSORS = "adapter_config.json", "adapter_model.safetensors"
+"""What the Hub calls the two files; its configuration holds the manifest."""
 MOST_MANIFEST = MOST_HEADER = 8 << 20
 """Bytes; a network of ten thousand sites stays below. Nothing larger is read into memory."""
 
@@ -66,16 +68,17 @@ class Manifest(BaseModel):
 
 
 def _read_manifest(folder: Path) -> Manifest:
-    path = _file(folder, MANIFEST, MOST_MANIFEST)
+    path = _file(folder, HUB_CONFIG if is_of_hub(folder) else MANIFEST, MOST_MANIFEST)
     try:
         data = parse_object(path.read_bytes())
     except ValueError as error:
         raise DamagedFile(f"{path}: expected JSON as `subsense.save` writes it, but found: {error}") from None
+    if path.name == HUB_CONFIG:
+        data = _of_config(path, data)
     found = data.get("format")
     if isinstance(found, int) and found > FORMAT:
         raise CheckpointError(
-            f"{folder / MANIFEST}: format {found}, and this version of subsense reads up to {FORMAT}; "
-            "install a newer one"
+            f"{path}: format {found}, and this version of subsense reads up to {FORMAT}; install a newer one"
         )
     if data.pop("checksum", None) != checksum(data):
         raise DamagedFile(f"{path}: changed since `subsense.save` wrote it: its checksum doesn't fit; save it again")
@@ -84,6 +87,21 @@ def _read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise DamagedFile(f"{path}: not a manifest of adapter sets: {faults}") from None
+
+
+def is_of_hub(folder: Path) -> bool:
+    """Say whether a folder holds adapter sets as the Hub keeps them, and not as `subsense.save` does."""
+    return (folder / HUB_CONFIG).is_file() and not (folder / MANIFEST).is_file()
+
+
+def _of_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(manifest := config.get("manifest"), dict):
+        return manifest
+    kind = config.get("peft_type") or config.get("library_name") or "nothing known"
+    raise CheckpointError(
+        f"{path}: expected what subsense.integrations.hub.save_pretrained writes, but found {kind}; a LoRA of peft's "
+        "is read by subsense.integrations.peft.from_peft"
+    )
 
 
 def _file(folder: Path, name: str, most: int) -> Path:
@@ -124,7 +142,12 @@ def _declaration(layer: DeclaredLayer | DeclaredAttention, cls: type[nn.Module])
 
 def seal(data: Mapping[str, Any]) -> bytes:
     """Give the text of a manifest, with the checksum of what it says."""
-    return (json.dumps({**data, "checksum": checksum(data)}, indent=2) + "\n").encode()
+    return (json.dumps(sealed(data), indent=2) + "\n").encode()
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a manifest's data with their checksum."""
+    return {**data, "checksum": checksum(data)}
 
 
 def _class_name(cls: type) -> str:

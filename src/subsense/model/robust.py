@@ -29,6 +29,7 @@ from subsense.model.adapter_state import (
     load_adapter_state,
     restore_training_state,
     training_state,
+    weights_for,
 )
 from subsense.model.complete import with_zero_gradients
 from subsense.model.execution import Execution
@@ -79,7 +80,7 @@ class RobustModel(nn.Module):
     @property
     def located(self) -> Located | None:
         """Give where each site has the rows of a batch; None until a mixed batch, or `locate`, asked."""
-        return self.execution.located
+        return self.execution.rows.located
 
     @property
     def combinations(self) -> tuple[Combination, ...]:
@@ -108,8 +109,8 @@ class RobustModel(nn.Module):
                 entry ``"present"`` is used where the argument is None. With ``call="channels"`` also the stacked
                 tensor, all modalities present.
             others: the same as keywords, ``robust(**inputs)``, by the names of modalities or of their arguments.
-            present: bool (batch, modality): which modalities each row has. A value that is passed for a missing
-                modality is never read.
+            present: which modalities each row has, bool (batch, modality); or how good they are, float in [0, 1]: 1 as
+                good as ever, 0 missing. A value that is passed for a missing modality is never read.
 
         Raises:
             InputError: inputs or `present` that don't fit the declaration.
@@ -186,9 +187,9 @@ class RobustModel(nn.Module):
         used = self.router.rows(self.select(combinations))
         return torch.tensor([row in used for row in range(len(self.router.row_names))])
 
-    def adapter_set(self, combination: CombinationLike) -> list[AdapterRow]:
-        """Give one parameter set for each adapter at each site; none for the complete combination."""
-        return adapter_set(self.plan, self.banks, self.router, self.modalities.code(combination))
+    def adapter_set(self, combination: CombinationLike | Mapping[str, float]) -> list[AdapterRow]:
+        """Give one parameter set for each adapter at each site, by combination or quality; none where all is there."""
+        return adapter_set(self.plan, self.banks, weights_for(self.router, combination, self.banks))
 
     def mark_trained(self, combinations: Wanted) -> None:
         """Say that the bank rows of these combinations have been trained: ``"all"``, one combination, or several."""
@@ -216,7 +217,7 @@ class RobustModel(nn.Module):
         load_adapter_state(self.router, self._adapter_tensors(), state)
 
     def _adapter_tensors(self) -> dict[str, Tensor]:
-        return self.banks.named() | {f"fill.{name}": tensor for name, tensor in self.fill.stand_ins().items()}
+        return self.banks.named() | self.fill.stand_ins()
 
     def network_fingerprint(self) -> str:
         """Give a hash of the network's `state_dict`: names, shapes, dtypes, bytes."""
@@ -236,7 +237,7 @@ class RobustModel(nn.Module):
         """Find out from any inputs where each site has the rows of a batch; done by itself at the first mixed batch."""
         filled = self.fill(read(self.modalities, inputs))
         with self.execution.hold():
-            return self.execution.locate(filled)
+            return self.execution.rows.locate(filled)
 
 
 def _read(robust: RobustModel, inputs: Inputs, present: Tensor | None) -> Batch:

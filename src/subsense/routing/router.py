@@ -44,6 +44,7 @@ class Router:
         self.trained_rows: frozenset[int] = frozenset()
         self.index = {modalities.code(one): row for row, one in enumerate(self.combinations)}
         self.complete = modalities.code(modalities.complete)
+        self._tables: dict[tuple[frozenset[int], str, bool], list[int]] = {}
 
     @property
     def row_names(self) -> tuple[str, ...]:
@@ -88,7 +89,7 @@ class Router:
         candidates = [self.modalities.code(one) for one in self.trained()]
         if self.untrained == "nearest" and candidates:
             return min(candidates, key=lambda other: ((code ^ other).bit_count(), (other & ~code).bit_count()))
-        raise UntrainedCombination(self._refusal(code))
+        raise UntrainedCombination(self.refusal(code))
 
     def uniform(self, code: int, device: torch.device) -> Route:
         """Give the route of a batch in which every row has the same modalities."""
@@ -117,8 +118,11 @@ class Router:
 
     def table(self, training: bool) -> list[int]:
         """Give, for each combination as a bit mask, the one whose set serves it; -1 for none at all or a refusal."""
-        codes = range(1, self.complete + 1)
-        return [-1, *(self._substitute_or_none(code, training) for code in codes)]
+        facts = (self.trained_rows, self.untrained, training)
+        if facts not in self._tables:
+            codes = range(1, self.complete + 1)
+            self._tables = {facts: [-1, *(self._substitute_or_none(code, training) for code in codes)]}
+        return self._tables[facts]
 
     def _substitute_or_none(self, code: int, training: bool) -> int:
         try:
@@ -165,7 +169,8 @@ class Router:
         rows = self._rows(code)
         return bool(rows) and self.trained_rows.issuperset(rows)
 
-    def _refusal(self, code: int) -> str:
+    def refusal(self, code: int) -> str:
+        """Say that nothing was trained for a combination, and what can be done."""
         trained = ", ".join(map(str, self.trained())) or "none"
         return (
             f"no adapter set was trained for {self.modalities.from_code(code)}; trained: {trained}. Train it, or say "

@@ -22,7 +22,7 @@ from subsense.training.run import Part, Run, check_loader
 from subsense.training.safety import Before, keep_better, rows_to_measure
 from subsense.training.sampling import Drawer
 from subsense.training.state import check_vacant, has_state
-from subsense.training.trainee import Adapters, is_fill, teacher_of
+from subsense.training.trainee import Adapters, teacher_of
 from subsense.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _check_strategy(robust: RobustModel, strategy: str, weights: object) -> None
     if robust.sharing != "independent":
         raise TrainingError(f"strategy 'separate' needs sharing='independent', but found {robust.sharing!r}: its rows "
                             "are shared, so one combination would change the others; use strategy='joint'")  # fmt: skip
-    if any(map(is_fill, robust.adapter_parameters())):
+    if robust.fill.names().keys() & robust.adapter_parameters().keys():
         raise TrainingError("strategy 'separate' can't train a learned fill, which is shared; use strategy='joint'")
     if weights is not None:
         raise TrainingError("weights: strategy 'separate' draws nothing; leave them out, or use strategy='joint'")

@@ -14,7 +14,7 @@ from math import isfinite, sqrt
 import torch
 from torch import Tensor, nn
 
-from subsense.training.trainee import is_fill
+from subsense.injection.banks import site_of
 
 STEEP = 100.0
 """A gradient's L2 norm beyond this multiple of its scale is steep; others are below 5 in networks of every kind."""
@@ -48,15 +48,6 @@ Rows = Mapping[str, frozenset[int]]
 """Combination -> the bank rows that it uses."""
 
 
-def site_of(name: str) -> str:
-    """Give the site of an adapter parameter; a learned fill is its own.
-
-    >>> site_of("encoder.0:ssf:scale"), site_of("fill.rgb.rgb")
-    ('encoder.0', 'fill.rgb.rgb')
-    """
-    return name if is_fill(name) else name.rsplit(":", 2)[0]
-
-
 def scale_of(loss: float) -> float:
     """Give what a gradient's norm is near where nothing is odd, for a loss in whatever unit.
 
@@ -66,12 +57,12 @@ def scale_of(loss: float) -> float:
 
 
 def find_steep(
-    parameters: Mapping[str, nn.Parameter], rows: Rows, drawn: Mapping[str, int], new: Iterable[str], loss: float
+    banks: Mapping[str, nn.Parameter], rows: Rows, drawn: Mapping[str, int], new: Iterable[str], loss: float
 ) -> dict[str, Steep]:
     """Tell the sites at which the gradient of a batch is steep.
 
     Args:
-        parameters: banks (bank row, ...) with the gradient of the batch's mean loss.
+        banks: (bank row, ...) with the gradient of the batch's mean loss.
         rows: of every combination that was drawn.
         drawn: combination -> its rows in the batch.
         new: the combinations to look at.
@@ -89,47 +80,46 @@ def find_steep(
         own = sorted(rows[combination])
         counts = [sum(number for one, number in drawn.items() if row in rows[one]) for row in own]
         weights = torch.tensor([total / count for count in counts], dtype=torch.float64)
-        for site, squares in _squares(parameters, own).items():
+        for site, squares in _squares(banks, own).items():
             norm = sqrt(float((squares * weights**2).sum()))
             if norm > STEEP * limit:
                 found.setdefault(site, {})[combination] = norm
     return {site: Steep(norms, limit) for site, norms in found.items()}
 
 
-def clip_steep(parameters: Mapping[str, nn.Parameter], rows: Rows, steep: Mapping[str, Steep]) -> None:
+def clip_steep(banks: Mapping[str, nn.Parameter], rows: Rows, steep: Mapping[str, Steep]) -> None:
     """Shorten the gradients of steep sites, in the bank rows of the combinations where they are, to their limits."""
     for site, found in steep.items():
-        banks = [one for name, one in parameters.items() if site_of(name) == site and not is_fill(name)]
+        own_banks = [one for name, one in banks.items() if site_of(name) == site]
         for combination in found.norms:
             own = sorted(rows[combination])
-            norm = sqrt(sum(float(_row_squares(one, own).sum()) for one in banks))
+            norm = sqrt(sum(float(_row_squares(one, own).sum()) for one in own_banks))
             if isfinite(norm) and norm > found.limit:
-                for one in (one.grad for one in banks if one.grad is not None):
+                for one in (one.grad for one in own_banks if one.grad is not None):
                     one[own] *= found.limit / norm
 
 
-def where_not_finite(parameters: Mapping[str, nn.Parameter], rows: Rows) -> tuple[list[str], list[str]]:
+def where_not_finite(banks: Mapping[str, nn.Parameter], rows: Rows) -> tuple[list[str], list[str]]:
     """Give the sites that have a gradient of NaN or infinity, and the combinations whose bank rows have it."""
-    lost = {name: one.grad for name, one in parameters.items()
+    lost = {name: one.grad for name, one in banks.items()
             if one.grad is not None and not bool(one.grad.isfinite().all())}  # fmt: skip
-    bad = {row for name, one in lost.items() if not is_fill(name)
-           for row in (~one.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()}  # fmt: skip
+    bad = {row for one in lost.values()
+           for row in (~one.isfinite().reshape(len(one), -1).all(1)).nonzero().flatten().tolist()}  # fmt: skip
     return list(dict.fromkeys(map(site_of, lost))), [one for one, own in rows.items() if own & bad]
 
 
-def _squares(parameters: Mapping[str, nn.Parameter], rows: Sequence[int]) -> dict[str, Tensor]:
+def _squares(banks: Mapping[str, nn.Parameter], rows: Sequence[int]) -> dict[str, Tensor]:
     """Give each site's squared gradient (bank row,), of the rows asked for."""
     found: dict[str, Tensor] = {}
-    for name, one in parameters.items():
-        if not is_fill(name):
-            found[site_of(name)] = found.get(site_of(name), torch.zeros(())) + _row_squares(one, rows)
+    for name, one in banks.items():
+        found[site_of(name)] = found.get(site_of(name), torch.zeros(())) + _row_squares(one, rows)
     return found
 
 
 def _row_squares(bank: nn.Parameter, rows: Sequence[int]) -> Tensor:
     if bank.grad is None:
         return torch.zeros(len(rows), dtype=torch.float64)
-    return bank.grad[list(rows)].flatten(1).double().square().sum(1).cpu()
+    return bank.grad[list(rows)].reshape(len(rows), -1).double().square().sum(1).cpu()
 
 
 def warn_text(steep: Mapping[str, Steep], clips: bool) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from subsense.injection.banks import site_of
 from subsense.training.gradients import Steep
 from subsense.training.safety import Losses
 
@@ -93,7 +94,7 @@ class TrainingReport:
         if untrained := [name for name, rows in self.rows.items() if not rows]:
             yield f"not trained, since no row was drawn for them: {', '.join(untrained)}"
         if self.idle:
-            sites = ", ".join(dict.fromkeys(name.split(":")[0] for name in self.idle))
+            sites = ", ".join(dict.fromkeys(site_of(name) for name in self.idle))
             yield f"without effect, since nothing the loss sees depends on them (exclude them, or leave them): {sites}"
         for site, found in self.steep.items():
             done = (

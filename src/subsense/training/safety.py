@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from subsense.modalities import Combination
-from subsense.modalities.loaders import available, num_rows, split, take
+from subsense.modalities.loaders import available, graded, num_rows, split, take
 from subsense.model.robust import RobustModel
 from subsense.support.modules import modes_kept
 from subsense.training.losses import Objective
@@ -157,7 +157,7 @@ def _measure(
             if len(rows):
                 some, truth = take(inputs, rows, len(has)), take(target, rows, len(has))
                 goal = objective.goal(some, truth)
-                loss = float(objective.loss(run(some, present.expand(len(rows), -1)), goal))
+                loss = float(objective.loss(run(some, graded(present.expand(len(rows), -1), some)), goal))
                 sums[one] = sums.get(one, 0.0) + loss * len(rows)
                 counts[one] += len(rows)
     return {one: total / counts[one] for one, total in sums.items()}

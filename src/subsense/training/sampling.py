@@ -21,7 +21,7 @@ class Draw:
     Attributes:
         rows: int64 (kept,): rows of the batch for which a combination fits.
         which: int64 (kept,): the combination of each kept row, as an index into those asked for.
-        present: bool (kept, modality): the same as modalities.
+        present: bool (kept, modality): the same as modalities; float where the rows have qualities.
     """
 
     rows: Tensor

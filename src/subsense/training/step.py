@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from subsense.errors import InputError, NonFiniteLoss, TrainingError
 from subsense.modalities import Combination
-from subsense.modalities.loaders import available, split, take
+from subsense.modalities.loaders import available, graded, split, take
 from subsense.routing.placement import NotFinite
 from subsense.training.distributed import Processes
 from subsense.training.gradients import clip_steep, find_steep, nan_text, warn_text, where_not_finite
@@ -62,6 +63,7 @@ class Stepper:
         masks = run.trainee.fixed(self.part.combinations)
         fixed = [(self._parameters[name], mask) for name, mask in masks.items()]
         self._fixed = [(parameter, mask, parameter.detach()[mask]) for parameter, mask in fixed]
+        self._banks = run.trainee.banks()
         self._bank_rows = {str(one): run.trainee.rows_of(one) for one in self.part.combinations}
         self._rows, self._loss, self._drawn = 0, 0.0, Counter[str]()
 
@@ -126,7 +128,7 @@ class Stepper:
         if dropped:
             inputs = take(inputs, draw.rows, len(has), "inputs")
             target = take(target, draw.rows, len(has)) if objective.needs_target else None
-        return (inputs, target, draw), dropped
+        return (inputs, target, replace(draw, present=graded(draw.present, inputs))), dropped
 
     def _loss_of(self, rows: Rows, seed: int | None) -> Tensor:
         try:
@@ -174,7 +176,7 @@ class Stepper:
         self._clip_steep(rows, position)
         norm = get_total_norm(gradients)
         if not isfinite(norm):
-            sites, combinations = where_not_finite(self._parameters, self._bank_rows)
+            sites, combinations = where_not_finite(self._banks, self._bank_rows)
             why = nan_text(sites, combinations) if combinations else f"{TOO_LARGE} {norm.item()}. {WAYS}"
             self._stop(position, why)
         if self.run.options.clip is not None:
@@ -190,13 +192,13 @@ class Stepper:
         """Look at the gradients of combinations that are trained on for the first time, and clip what explodes."""
         drawn = {one: number for one, number in self._drawn.items() if number and self._bank_rows[one]}
         new = [one for one, number in drawn.items() if position.trained[one] == number]
-        found = find_steep(self._parameters, self._bank_rows, drawn, new, self._loss / rows) if new else {}
+        found = find_steep(self._banks, self._bank_rows, drawn, new, self._loss / rows) if new else {}
         clips = self.run.options.clip is None
         if found:
             position.add_steep(found)
             warnings.warn(warn_text(found, clips), stacklevel=2)
         if clips and position.steep:
-            clip_steep(self._parameters, self._bank_rows, position.steep_sites())
+            clip_steep(self._banks, self._bank_rows, position.steep_sites())
 
     def _culprits(self, rows: Rows) -> str:
         """Say which combinations' rows have no finite loss, by computing it for each alone, and the likely cause."""

@@ -57,6 +57,9 @@ class Trainee(Protocol):
     def rows_of(self, combination: Combination) -> frozenset[int]:
         """Give the bank rows that a combination uses; none where the parameters are no banks."""
 
+    def banks(self) -> Mapping[str, nn.Parameter]:
+        """Give those of the parameters that are banks."""
+
 
 class Adapters:
     """Train the adapters of a robust model; the network stays in eval mode, but for its Dropout layers if asked for."""
@@ -78,10 +81,11 @@ class Adapters:
         all the same, by weight decay and by momentum.
         """
         unused = ~self.module.bank_rows(combinations)
-        banks = {name: unused for name in self.parameters if not is_fill(name) and unused.any()}
+        banks = dict.fromkeys(self.module.banks.names, unused) if unused.any() else {}
         kept = self._kept_fills(combinations)
+        stand_ins = self.module.fill.names()
         fills = {name: torch.ones_like(value, dtype=torch.bool) for name, value in self.parameters.items()
-                 if is_fill(name) and name.split(".")[1] in kept}  # fmt: skip
+                 if name in stand_ins and stand_ins[name][0] in kept}  # fmt: skip
         return banks | fills
 
     def _kept_fills(self, combinations: Sequence[Combination]) -> set[str]:
@@ -103,6 +107,11 @@ class Adapters:
     def rows_of(self, combination: Combination) -> frozenset[int]:
         """Give the bank rows that a combination uses."""
         return self.module.router.rows([combination])
+
+    def banks(self) -> Mapping[str, nn.Parameter]:
+        """Give all parameters but learned fills."""
+        fills = self.module.fill.names()
+        return {name: one for name, one in self.parameters.items() if name not in fills}
 
     def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
         """Look at the data first, then at what the frozen network gives without adapters."""
@@ -163,6 +172,10 @@ class Weights:
         """Give none: all combinations train the same weights."""
         return frozenset()
 
+    def banks(self) -> Mapping[str, nn.Parameter]:
+        """Give none."""
+        return {}
+
     def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
         """Look at the data alone: all weights move."""
         return _not_finite_in(self.module.fill, inputs, present)
@@ -180,11 +193,6 @@ def _not_finite_in(fill: Filling, inputs: Mapping[str, Any], present: Tensor) ->
 
 def _without_present(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name != "present"}
-
-
-def is_fill(name: str) -> bool:
-    """Say whether an adapter parameter is a learned stand-in for a missing input, and so has no bank rows."""
-    return name.startswith("fill.") and name.count(":") < 2
 
 
 def dropout_layers(network: nn.Module) -> list[nn.Module]:

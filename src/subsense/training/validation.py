@@ -13,7 +13,7 @@ from torch import Tensor
 from subsense.errors import InputError, TrainingError
 from subsense.evaluation.measure import Measure, select_scores
 from subsense.modalities import Combination, Modalities
-from subsense.modalities.loaders import available, split, take
+from subsense.modalities.loaders import available, graded, split, take
 from subsense.training.distributed import Processes
 from subsense.training.losses import Objective, Select
 from subsense.training.seeding import seed_everything, seed_loader
@@ -123,5 +123,5 @@ def _measure(
     if len(rows) < len(has):
         inputs, target = take(inputs, rows, len(has), "inputs"), take(target, rows, len(has))
     goal = processes.compute(tally.goal, inputs, target)
-    output = processes.compute(trainee.module, inputs, present.expand(len(rows), -1))
+    output = processes.compute(trainee.module, inputs, graded(present.expand(len(rows), -1), inputs))
     tally.update(output, goal, len(rows))
