@@ -102,9 +102,13 @@ class SequenceFirst(nn.Module):
         self.encoder = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(WIDTH), enable_nested_tensor=False)
         self.head = nn.Linear(WIDTH, CLASSES)
 
-    def forward(self, audio: Tensor, audio_mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
+    def forward(
+        self, audio: Tensor, audio_key_padding_mask: Tensor, video: Tensor, video_key_padding_mask: Tensor
+    ) -> Tensor:
         tokens = torch.cat([self.audio(audio), self.video(video)], 1).transpose(0, 1)
-        mixed = self.encoder(tokens, src_key_padding_mask=torch.cat([audio_mask, video_mask], 1))
+        mixed = self.encoder(
+            tokens, src_key_padding_mask=torch.cat([audio_key_padding_mask, video_key_padding_mask], 1)
+        )
         return self.head(mixed[0])
 
 
@@ -126,7 +130,7 @@ def _encoder() -> nn.Module:
 
 def _call_encoder(network: nn.Module, inputs: dict[str, Any]) -> Tensor:
     tokens, padding = (
-        torch.cat([inputs[name][name + part] for name in ("audio", "video")], 1) for part in ("", "_mask")
+        torch.cat([inputs[name][name + part] for name in ("audio", "video")], 1) for part in ("", "_key_padding_mask")
     )
     return network(tokens, src_key_padding_mask=padding)
 
@@ -223,8 +227,14 @@ def _embeddings(output: Any) -> Tensor:
 
 IMAGE_TEXT = {"image": "3 16 16", "text": {"input_ids": "6:int64", "attention_mask": "6:int64"}}
 IMAGE_TEXT_CALL = {"image": ["pixel_values"], "text": ["input_ids", "attention_mask"]}
-SEQUENCES = {"audio": {"audio": "T 3", "audio_mask": "T:bool"}, "video": {"video": "T 5", "video_mask": "T:bool"}}
-TOKENS = {"audio": {"audio": "T 8", "audio_mask": "T:bool"}, "video": {"video": "T 8", "video_mask": "T:bool"}}
+SEQUENCES = {
+    "audio": {"audio": "T 3", "audio_key_padding_mask": "T:bool"},
+    "video": {"video": "T 5", "video_key_padding_mask": "T:bool"},
+}
+TOKENS = {
+    "audio": {"audio": "T 8", "audio_key_padding_mask": "T:bool"},
+    "video": {"video": "T 8", "video_key_padding_mask": "T:bool"},
+}
 RGB_THERMAL = {"rgb": "3 H W", "thermal": "1 H W"}
 PICTURE = {"H": 16, "W": 24}
 

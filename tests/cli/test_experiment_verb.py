@@ -12,8 +12,8 @@ import subsense as ss
 from command_line import fail, run, succeed
 from subsense.evaluation.finding import Chart, Finding, Level, Mark, Series
 from subsense.evaluation.reporting.finding import draw, write_finding
-from subsense.recipes.experiments.corrupted import Degraded, WithQuality, make_degrader
 from subsense.recipes.experiments.calibration import doubled
+from subsense.recipes.experiments.corrupted import Degraded, WithQuality, make_degrader
 from subsense.recipes.experiments.degradation import crossing_of
 from subsense.recipes.run import ensure_network, open_job
 from subsense.recipes.run.columns import Bench
@@ -219,6 +219,8 @@ def test_corruption_refuses_what_it_cannot_measure(three: Path) -> None:
     assert not Path("run").exists()
     message = fail(1, "experiment", "corruption", three, "--kind", "blur")
     assert "none of blur fits a modality of a, b, c" in message
+
+
 def test_calibration_sets_what_is_reached_against_time_and_rows(three: Path) -> None:
     succeed("experiment", "calibration", three, "--rows", "16", "--rows", "64")
     finding = found("calibration")

@@ -70,11 +70,11 @@ def test_one_axis_string_for_several_arguments() -> None:
 
 
 def test_parts_have_names_of_their_own() -> None:
-    spec = {"rgb": "3 H W", "text": {"ids": "L:int64", "mask": "L:int64"}}
-    inputs = {"rgb": RGB, "text": {"mask": MASK, "ids": IDS}}
-    assert arrange("kwargs", spec, inputs) == ((), {"rgb": RGB, "ids": IDS, "mask": MASK})
+    spec = {"rgb": "3 H W", "text": {"ids": "L:int64", "known": "L:int64"}}
+    inputs = {"rgb": RGB, "text": {"known": MASK, "ids": IDS}}
+    assert arrange("kwargs", spec, inputs) == ((), {"rgb": RGB, "ids": IDS, "known": MASK})
     assert arrange(CALL, spec, inputs) == ((), {"pixel_values": RGB, "input_ids": IDS, "attention_mask": MASK})
-    assert arrange("dict", spec, inputs) == (({"rgb": RGB, "text": {"ids": IDS, "mask": MASK}},), {})
+    assert arrange("dict", spec, inputs) == (({"rgb": RGB, "text": {"ids": IDS, "known": MASK}},), {})
     assert arrange("list", spec, inputs) == (([RGB, IDS, MASK],), {})
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from subsense import InputError, Modalities
-from subsense.modalities.inputs import named, read
+from subsense.modalities.inputs import check_finite, named, read
 
 MODALITIES = Modalities({"rgb": "3 H W", "depth": "1 H W", "text": {"ids": "L:int64", "mask": "L:int64"}})
 RGB, DEPTH = torch.zeros(2, 3, 4, 5), torch.zeros(2, 1, 4, 5)
@@ -105,3 +105,16 @@ def test_names_a_letter_that_no_input_resolves() -> None:
     batch = read(MODALITIES, {"rgb": RGB})
     with pytest.raises(InputError, match="modality 'text' is missing and axis 'L' of 'L:int64' can't be resolved"):
         batch.shape("text", MODALITIES["text"].parts["ids"])
+
+
+@pytest.mark.parametrize("value", [9.969209968386869e36, -3.4028234e38])
+def test_what_files_write_where_nothing_was_measured_is_no_number(value: float) -> None:
+    modalities = Modalities({"heat": "3", "wind": "3"})
+    heat, present = torch.ones(3, 3), torch.tensor([[True, True], [False, True], [True, True]])
+    heat[1:, 1] = value
+    with pytest.raises(
+        InputError, match=r"input 'heat': expected numbers below 1e\+30, but found .*e\+3[68] in rows 2,"
+    ):
+        check_finite(modalities, read(modalities, {"heat": heat, "wind": torch.ones(3, 3)}, present))
+    heat[2, 1] = 1e29
+    check_finite(modalities, read(modalities, {"heat": heat, "wind": torch.ones(3, 3)}, present))

@@ -131,20 +131,20 @@ class Tied(nn.Module):
         self.encoders["b/1"].weight = self.encoders["a/1"].weight
         self.gain = Gain()
 
-    def forward(self, ids: Tensor, mask: Tensor, image: Tensor) -> Tensor:
-        return self.gain(self.encoders["a/1"](ids + mask) + self.encoders["b/1"](image))
+    def forward(self, ids: Tensor, types: Tensor, image: Tensor) -> Tensor:
+        return self.gain(self.encoders["a/1"](ids + types) + self.encoders["b/1"](image))
 
 
 TIED: dict[str, Any] = {
     "modalities": {"text": "4", "image": "4"},
-    "call": {"text": ["ids", "mask"], "image": "image"},
+    "call": {"text": ["ids", "types"], "image": "image"},
     "layers": [LayerClass(Gain, kind="norm", axis=-1, bias=None)],
 }
 
 
 def test_tied_weights_declared_layers_and_several_arguments_come_back(tmp_path: Path) -> None:
     robust = with_sets(adapt(Tied(), **TIED))
-    inputs = {"text": {"ids": torch.randn(3, 4), "mask": torch.randn(3, 4)}, "image": torch.randn(3, 4)}
+    inputs = {"text": {"ids": torch.randn(3, 4), "types": torch.randn(3, 4)}, "image": torch.randn(3, 4)}
     save(robust, tmp_path)
     again = load(tmp_path, Tied(), modalities=TIED["modalities"])
     assert again.plan == robust.plan

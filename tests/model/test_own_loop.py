@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from networks import TOWERS, Towers, draw, only, with_sets
 from subsense import CheckpointError, InputError, UntrainedCombination, adapt
 
-TEXT = {"text": {"ids": "5 4", "mask": "5"}, "image": "4"}
+TEXT = {"text": {"ids": "5 4", "weights": "5"}, "image": "4"}
 
 
 @pytest.mark.parametrize("sharing", ["independent", "additive"])
@@ -87,8 +87,8 @@ class Named(nn.Module):
         super().__init__()
         self.words, self.image = nn.Linear(4, 3), nn.Linear(4, 3)
 
-    def forward(self, ids: Tensor, mask: Tensor, image: Tensor) -> Tensor:
-        return (self.words(ids) * mask[..., None]).sum(1) + self.image(image)
+    def forward(self, ids: Tensor, weights: Tensor, image: Tensor) -> Tensor:
+        return (self.words(ids) * weights[..., None]).sum(1) + self.image(image)
 
 
 def test_inputs_as_keywords() -> None:
@@ -108,10 +108,10 @@ def test_inputs_as_keywords() -> None:
 
 def test_arguments_as_keywords() -> None:
     robust = with_sets(adapt(Named(), TEXT))
-    text = {"ids": torch.randn(2, 5, 4), "mask": torch.ones(2, 5)}
+    text = {"ids": torch.randn(2, 5, 4), "weights": torch.ones(2, 5)}
     image = torch.randn(2, 4)
     assert torch.equal(robust(**text, image=image), robust({"text": text, "image": image}))
-    assert torch.equal(robust(image=image, ids=None, mask=None), robust({"image": image}))
+    assert torch.equal(robust(image=image, ids=None, weights=None), robust({"image": image}))
 
 
 class Stacked(nn.Module):

@@ -49,7 +49,9 @@ def test_names_of_the_data_and_constants() -> None:
 def test_an_unknown_name_is_refused_with_the_near_miss() -> None:
     with pytest.raises(RecipeError, match=r"fill.text: unknown fill 'empty-strng'.*Did you mean 'empty-string'\?"):
         make_fill("mine", {"text": "empty-strng"}, NAMED)
-    with pytest.raises(RecipeError, match=r"adapt.fill.rgb: unknown fill 'zero'; known: zeros, mean, learned\."):
+    with pytest.raises(
+        RecipeError, match=r"fill.rgb: unknown fill 'zero'; known: zeros, literal-zeros, mean, learned\."
+    ):
         make_fill("mine", {"rgb": "zero"}, NAMED)
 
 
@@ -63,5 +65,7 @@ def test_a_recipe_may_say_a_fill_for_each_modality(fill: str) -> None:
 
 @pytest.mark.parametrize("fill", ["zero", "3", "{}", "{nw: {}}", "{nw: [1, 2]}", "{nw: true}", "{nw: {mask: yes}}"])
 def test_a_recipe_that_says_something_else_is_refused(fill: str) -> None:
-    with pytest.raises(RecipeError, match=r"adapt\.fill: expected one of zeros, mean, learned, or modality: fill"):
+    with pytest.raises(
+        RecipeError, match=r"fill: expected one of zeros, literal-zeros, mean, learned, or modality: fill"
+    ):
         parse_recipe(GOOD, changes=[f"adapt.fill={fill}"])

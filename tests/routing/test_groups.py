@@ -66,7 +66,7 @@ TEXT = {"text": {"ids": "L 4", "mask": "L:int64"}, "image": "4"}
 
 @pytest.mark.parametrize("first", [0, 3], ids=["rows of NaN first", "rows of NaN last"])
 def test_rows_of_nan_go_to_those_rows_only(first: int) -> None:
-    robust = with_sets(adapt(Attending(), TEXT))
+    robust = with_sets(adapt(Attending(), TEXT, fill="literal-zeros"))
     text = {"ids": torch.randn(6, 5, 4), "mask": torch.ones(6, 5, dtype=torch.int64)}
     image, present = torch.randn(6, 4), torch.ones(6, 2, dtype=torch.bool)
     present[first : first + 3, 0] = False
@@ -94,7 +94,7 @@ def test_nan_whatever_goes_in_is_said() -> None:
 
 
 def test_a_network_without_squeeze_gives_what_single_rows_give() -> None:
-    robust = with_sets(adapt(Attending(), TEXT | {"text": {"ids": "L 4", "mask": "L"}}))
+    robust = with_sets(adapt(Attending(), TEXT | {"text": {"ids": "L 4", "mask": "L"}}, fill="literal-zeros"))
     inputs = {"text": {"ids": torch.randn(3, 5, 4), "mask": torch.ones(3, 5)}, "image": torch.randn(3, 4)}
     present = torch.tensor([[True, True], [True, False], [True, True]])
     found = robust(inputs, present)

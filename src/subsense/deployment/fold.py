@@ -171,9 +171,14 @@ def _present(combination: Combination, example: Inputs | None) -> Inputs | None:
 
 
 def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs, quality: Tensor | None) -> None:
-    present = None if quality is None else quality.expand(num_rows(inputs), -1)
+    present, filled = None if quality is None else quality.expand(num_rows(inputs), -1), robust.filled(folded)
     with evaluating(robust), torch.no_grad():
-        expected, found = output_tensors(robust(inputs, present)), output_tensors(robust.filled(folded)(inputs))
+        expected, found = output_tensors(robust(inputs, present)), output_tensors(filled(inputs))
+    if any(bool(one.isnan().any()) for one in expected):
+        hidden = robust.fill.hidden(filled.fill_in(inputs))
+        why = f": {hidden}, and attention or a mean over nothing is NaN" if hidden else ""
+        what = "+".join(inputs)
+        raise FoldError(f"fold: the adapted network itself gives NaN for {what}{why}; adapt it with another fill")
     compare("the folded network", expected, found)
 
 

@@ -33,6 +33,7 @@ class Plan:
         reached: combination -> the sites that the network calls for it, filled as combinations are called; only where
             a missing modality is left out (``fill="omit"``), otherwise all sites are called for all of them.
         merged: convolutions that are scaled and shifted at the BatchNorm behind them, which is the same.
+        notes: what else is to be known of that model, such as what stands in for masks.
     """
 
     sites: tuple[Site, ...]
@@ -43,6 +44,7 @@ class Plan:
     num_rows: int | None = None
     reached: dict[str, frozenset[str]] = field(default_factory=dict, compare=False)
     merged: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters_per_row(self) -> int:
@@ -80,7 +82,9 @@ class Plan:
             f"{len(self.sites)} sites, {self.parameters_per_row:,} parameters per bank row, "
             f"{format_share(self.share)} of the network's {self.network_parameters:,}"
         )
-        return "\n".join([table, "", total, *self._rows(), *self._merged(), *self._reach(), *self._silent()])
+        return "\n".join(
+            [table, "", total, *self._rows(), *self._merged(), *self._reach(), *self.notes, *self._silent()]
+        )
 
     def silent(self) -> dict[str, tuple[str, ...]]:
         """Give the sites that the network doesn't call, by combination: adapters there have no effect for it."""

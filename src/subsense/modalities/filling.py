@@ -1,11 +1,13 @@
 """What stands in for a missing input: zeros, a constant, the mean of data, a learned value, what a callable makes; or
 nothing at all, and the network is called without it.
 
-The paper (arXiv 2310.03986) fills with zeros. A value that a caller passes for a missing modality is never read.
+The paper (arXiv 2310.03986) fills with zeros. A value that a caller passes for a missing modality is never read. Masks
+have a stand-in of their own, see `subsense.modalities.masks`.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +18,13 @@ from torch import Tensor, nn
 from subsense.errors import InputError, ModalityError, closest
 from subsense.modalities import Axes, Modalities
 from subsense.modalities.inputs import Batch, Filled, named, read
+from subsense.modalities.masks import Key, ask, find_masks, hidden
 from subsense.modalities.names import attribute_name
 
 FillFunction = Callable[[str, Mapping[str, Any], Tensor], Any]
 OMIT = "omit"
-KINDS = ("zeros", "mean", "learned", "callable", OMIT)
+ZEROS = ("zeros", "zeros-but-masks", "literal-zeros")
+KINDS = (*ZEROS, "mean", "learned", "callable", OMIT)
 Value = float | Tensor
 
 
@@ -70,23 +74,32 @@ class Filling(nn.Module):
         modalities: the declared modalities.
         spec: ``"zeros"``, ``"learned"``, `Mean`, `Constant`, or a callable ``(modality, inputs, present) -> stand-in``,
             for all modalities or by name. The callable sees every modality as it will be called, zeros where it is
-            missing, and `present` (batch, modality); it returns what has the shape of ``inputs[modality]``. With
-            ``"omit"`` nothing stands in: the network is called without that argument, or with None for one that it
-            needs, and rows that differ run in groups.
+            missing, and `present` (batch, modality); it returns what has the shape of ``inputs[modality]``. Masks
+            among several arguments keep the first token, or all of a picture, whatever stands in for the rest; with
+            ``"literal-zeros"`` they are zero, too. With ``"omit"`` nothing stands in: the network is called without
+            that argument, or with None for one that it needs, and rows that differ run in groups.
+        arguments: (modality, part) -> argument of the network, where it isn't the part's own name: tells masks.
 
     Attributes:
-        kinds: modality -> ``"zeros"``, ``"mean"``, ``"learned"``, ``"callable"``, ``"omit"``, or a constant's name.
+        kinds: modality -> ``"zeros"``, ``"zeros-but-masks"`` (masks have a stand-in of their own),
+            ``"literal-zeros"``, ``"mean"``, ``"learned"``, ``"callable"``, ``"omit"``, or else a constant's name.
+        masks: (modality, part) -> what is known of the mask that it is.
 
     Raises:
         ModalityError: an unknown fill or modality; a mean or learned value for an integer input; a constant that the
             shape or dtype of its input can't hold.
     """
 
-    def __init__(self, modalities: Modalities, spec: FillSpec = "zeros") -> None:
+    def __init__(
+        self, modalities: Modalities, spec: FillSpec = "zeros", arguments: Mapping[Key, str] | None = None
+    ) -> None:
         super().__init__()
         self.modalities = modalities
         chosen = _by_modality(modalities, spec)
-        self.kinds = {name: _kind(name, choice) for name, choice in chosen.items()}
+        self.masks, doubtful = find_masks(modalities, arguments)
+        masked, asked = ({name for name, _ in found} for found in (self.masks, doubtful))
+        self.kinds = {name: _kind(name, choice, name in masked, name in asked) for name, choice in chosen.items()}
+        self._asked = {key: one for key, one in doubtful.items() if self.kinds[key[0]] in ("zeros", "zeros-but-masks")}
         self.functions = {name: choice for name, choice in chosen.items() if self.kinds[name] == "callable"}
         self.parts = {(name, part): axes for name in modalities for part, axes in modalities[name].parts.items()}
         for name, choice in chosen.items():
@@ -116,7 +129,24 @@ class Filling(nn.Module):
 
     def names(self) -> dict[str, tuple[str, str]]:
         """Give modality and part of each tensor to keep, by its name ``fill.modality.part``."""
-        return {f"fill.{_escaped(key[0])}.{key[1]}": key for key in self.parts if self._is_kept(key[0])}
+        return {f"fill.{_escaped(key[0])}.{key[1]}": key for key in self.parts if self._is_kept(*key)}
+
+    def describe_masks(self) -> list[str]:
+        """Say what stands in for the masks of what is missing, and of which that can't be told: a line for each."""
+        lines = [
+            f"where {name} is missing, {mask}" for (name, part), mask in self.masks.items() if self._is_own(name, part)
+        ]
+        return [*lines, *(f"where {name} is missing, {one} is zero: say whether 1 is read or hidden"
+                          for (name, _), one in self._asked.items())]  # fmt: skip
+
+    def ask(self) -> None:
+        """Warn of arguments that are called a mask without saying what their values mean."""
+        for (name, part), argument in self._asked.items():
+            warnings.warn(ask(self.modalities[name], part, argument), stacklevel=3)
+
+    def hidden(self, filled: Filled) -> str:
+        """Name the masks of filled inputs that hide everything: ``every token of text is masked (attention_mask)``."""
+        return hidden(self.modalities, self.masks, filled)
 
     def forward(self, batch: Batch) -> Filled:
         """Give every modality's tensors (batch, ...), stand-ins where `batch.present` says that a row lacks it.
@@ -137,11 +167,15 @@ class Filling(nn.Module):
             return batch.tensors[name] is not None
         return bool(batch.present[:, column].any())
 
-    def _is_kept(self, name: str) -> bool:
-        return self.kinds[name] not in ("zeros", "callable", OMIT)
+    def _is_kept(self, name: str, part: str) -> bool:
+        return self.kinds[name] not in (*ZEROS, "callable", OMIT) and not self._is_own(name, part)
+
+    def _is_own(self, name: str, part: str) -> bool:
+        """Say whether a part is a mask with a stand-in of its own."""
+        return (name, part) in self.masks and self.kinds[name] in ("zeros-but-masks", "mean", "learned")
 
     def _make(self, name: str, part: str, axes: Axes, choice: Any) -> None:
-        if not self._is_kept(name):
+        if not self._is_kept(name, part):
             return
         attribute, kind = _attribute(name, part), self.kinds[name]
         value = torch.zeros([size if isinstance(size, int) else 1 for size in axes.sizes], dtype=axes.torch_dtype)
@@ -161,7 +195,7 @@ class Filling(nn.Module):
         sums = {
             key: torch.zeros_like(getattr(self, _attribute(*key)), dtype=torch.float64)
             for key in self.parts
-            if key[0] in names
+            if key[0] in names and self._is_kept(*key)
         }
         counts = dict.fromkeys(sums, 0.0)
         for item in data:
@@ -189,7 +223,9 @@ class Filling(nn.Module):
 
     def _stand_in(self, batch: Batch, name: str, part: str, axes: Axes) -> Tensor:
         shape = batch.shape(name, axes)
-        if self._is_kept(name):
+        if self._is_own(name, part):
+            return self.masks[name, part].stand_in(shape, batch.device)
+        if self._is_kept(name, part):
             value: Tensor = getattr(self, _attribute(name, part))
             return value.to(batch.device).expand(shape).contiguous()
         return torch.zeros(shape, dtype=axes.torch_dtype, device=batch.device)
@@ -232,7 +268,12 @@ def _by_modality(modalities: Modalities, spec: FillSpec) -> dict[str, Any]:
     return {name: spec.get(name, "zeros") for name in modalities}
 
 
-def _kind(name: str, choice: Any) -> str:
+def _kind(name: str, choice: Any, is_masked: bool, is_doubtful: bool) -> str:
+    """Say what stands in for a modality; zeros where that is no other than what has no mask."""
+    if isinstance(choice, str) and choice in ZEROS:
+        if choice == "literal-zeros":
+            return choice if is_masked or is_doubtful else "zeros"
+        return "zeros-but-masks" if is_masked else "zeros"
     if isinstance(choice, Mean):
         return "mean"
     if isinstance(choice, Constant):
@@ -241,10 +282,10 @@ def _kind(name: str, choice: Any) -> str:
         return "callable"
     if choice == "mean":
         raise ModalityError(f"fill 'mean' for {name!r} needs data to take it from: fill=subsense.Mean(train_loader)")
-    if choice not in ("zeros", "learned", OMIT):
+    if choice not in ("learned", OMIT):
         raise ModalityError(
-            f"fill for {name!r}: expected 'zeros', 'learned', 'omit', subsense.Mean(data), subsense.Constant(value) "
-            f"or a callable, but found {choice!r}.{closest(str(choice), KINDS)}"
+            f"fill for {name!r}: expected 'zeros', 'literal-zeros', 'learned', 'omit', subsense.Mean(data), "
+            f"subsense.Constant(value) or a callable, but found {choice!r}.{closest(str(choice), KINDS)}"
         )
     return str(choice)
 

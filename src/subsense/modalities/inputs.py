@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from subsense.modalities import Axes, Modalities, Modality
 
 Inputs = Mapping[str, Tensor | Mapping[str, Tensor] | None]
 """Modality -> tensor (batch, *axes), or argument -> tensor where several carry it; absent or None: missing."""
+
+HUGE = 1e30
+"""From here on a number says "no value": 9.97e36 in NetCDF, 3.4e38 in rasters; half precision ends before."""
 
 Sizes = dict[str, int]
 Filled = dict[str, tuple[Tensor, ...]]
@@ -105,26 +108,43 @@ def read(modalities: Modalities, inputs: Inputs, present: Tensor | None = None) 
     return Batch(tensors, present, whole, code, sizes, num_rows, device, quality)
 
 
-def check_finite(modalities: Modalities, batch: Batch) -> None:
-    """Raise `InputError` where a present value is NaN or infinite; what is missing is not looked at."""
-    if _sums_are_finite(batch):
+def check_finite(modalities: Modalities, batch: Batch, masks: Container[tuple[str, str]] = ()) -> None:
+    """Raise `InputError` where a present value is NaN, infinite or beyond `HUGE`; what is missing is not looked at.
+
+    Nor are masks, (modality, part): one that is added to scores may be infinite.
+    """
+    if _is_moderate(batch):
         return
     for column, name in enumerate(modalities):
         has = batch.present[:, column].to(batch.device)
         for part, tensor in zip(modalities[name].parts, batch.tensors[name] or (), strict=False):
-            finite = tensor.isfinite().unsqueeze(1).flatten(1).all(1)
+            if (name, part) in masks:
+                continue
+            finite = _by_row(tensor.isfinite())
             if rows := (has & ~finite).nonzero().flatten().tolist():
                 raise InputError(
-                    f"input {part!r}: expected finite numbers, but found NaN or infinity in rows {_some(rows)}; "
+                    f"input {part!r}: expected finite numbers, but found NaN or infinity in rows {some(rows)}; "
                     f"say in `present` that they lack {name!r}, or repair it"
+                )
+            if not tensor.is_floating_point():
+                continue
+            if rows := (has & ~_by_row(tensor.abs() < HUGE)).nonzero().flatten().tolist():
+                found = tensor[rows[0]].abs().max().item()
+                raise InputError(
+                    f"input {part!r}: expected numbers below {HUGE:.0e}, but found {found:.3g} in rows {some(rows)}, "
+                    f"as files write what was never measured; say in `present` that they lack {name!r}, or repair it"
                 )
 
 
-def _sums_are_finite(batch: Batch) -> bool:
-    """Say whether all is finite at a glance: a sum keeps NaN and infinity, and a GPU is waited for once."""
-    tensors = [tensor for parts in batch.tensors.values() for tensor in parts or () if tensor.is_floating_point()]
-    sums = [tensor.detach().sum().double() for tensor in tensors]
-    return not sums or bool(torch.stack(sums).isfinite().all())
+def _by_row(holds: Tensor) -> Tensor:
+    return holds.unsqueeze(1).flatten(1).all(1)
+
+
+def _is_moderate(batch: Batch) -> bool:
+    """Say whether all is finite and below `HUGE` at a glance: one pass over the data, and a GPU is waited for once."""
+    tensors = [tensor.detach() for parts in batch.tensors.values() for tensor in parts or ()]
+    ends = [end.double() for one in tensors if one.is_floating_point() and one.numel() for end in one.aminmax()]
+    return not ends or bool((torch.stack(ends).abs() < HUGE).all())  # the ends of what has NaN are NaN
 
 
 def named(modalities: Modalities, tensors: Filled) -> dict[str, Any]:
@@ -219,7 +239,7 @@ def _common(passed: list[tuple[Axes, str, Tensor]]) -> tuple[int, torch.device]:
 def _check_rows(modalities: Modalities, given: tuple[str, ...], present: Tensor) -> None:
     empty = (~present.any(1)).nonzero().flatten().tolist()
     if empty:
-        raise InputError(f"`present`: rows {_some(empty)} have no modality present; each row needs at least one")
+        raise InputError(f"`present`: rows {some(empty)} have no modality present; each row needs at least one")
     for name, claimed in zip(modalities, present.any(0).tolist(), strict=True):
         if claimed and name not in given:
             raise InputError(f"`present` says that {name!r} is there, but no {name!r} was passed")
@@ -242,10 +262,11 @@ def check_present(modalities: Modalities, present: object, num_rows: int) -> Ten
         wrong = ~((present >= 0) & (present <= 1))
         if rows := wrong.any(1).nonzero().flatten().tolist():
             raise InputError(
-                f"`present`: expected a quality in [0, 1], but found {float(present[wrong][0])} in rows {_some(rows)}"
+                f"`present`: expected a quality in [0, 1], but found {float(present[wrong][0])} in rows {some(rows)}"
             )
     return present
 
 
-def _some(numbers: list[int], most: int = 5) -> str:
+def some(numbers: list[int], most: int = 5) -> str:
+    """Write numbers of rows, the first few of many."""
     return ", ".join(map(str, numbers[:most])) + (f", ... ({len(numbers)} in all)" if len(numbers) > most else "")

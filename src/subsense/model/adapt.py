@@ -63,8 +63,10 @@ def adapt(
         exclude: patterns of module paths that may not.
         layers: layer classes of the network's own, see `subsense.LayerClass` and `subsense.AttentionClass`.
         seed: for the start of methods that draw one (LoRA).
-        check_inputs: refuse NaN and infinity in what is present, naming the modality and the rows; False hands them to
-            the network as they are. Can be set later, ``robust.check_inputs = False``; compiled graphs don't check.
+        check_inputs: refuse what is present and NaN, infinite or so large that it says "no value"
+            (`subsense.modalities.inputs.HUGE`), and masks that hide all of it, naming the modality and the rows; False
+            hands them to the network as they are. Can be set later, ``robust.check_inputs = False``; compiled graphs
+            don't check.
         memory: ``"normal"``, or ``"low"``: training keeps less where the rows of a batch lack different modalities, and
             takes longer, see docs/performance.md. Can be set later, ``robust.memory = "low"``.
         merge: scale and shift a convolution at the BatchNorm behind it, which is the same and takes half of the
@@ -87,13 +89,15 @@ def adapt(
         modalities = Modalities(spread_arguments(Modalities(modalities).spec, call))
     check_unadapted(network)
     check_materialised(network)
-    parsed, filling = parse_call(call, modalities), Filling(modalities, fill)
+    parsed = parse_call(call, modalities)
+    filling = Filling(modalities, fill, parsed.arguments)
     check_signature(network, parsed, modalities)
     parsed.omitting(network, filling.omitted)
     _check_common(method, sharing)
     router, saved = Router(modalities, modalities.select(combinations), sharing, untrained), SavedOutputs(memory)
     planned = plan(network, method, include=include, exclude=exclude, layers=layers, merge=merge)
     banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
+    filling.ask()
     robust = inject(network, planned, banks, filling, router, parsed)
     robust.check_inputs, robust.injection.saved = check_inputs, saved
     return robust
@@ -111,6 +115,10 @@ def inject(
     network: nn.Module, plan: Plan, tensors: Mapping[str, Tensor], fill: Filling, router: Router, call: Call
 ) -> RobustModel:
     """Put adapters into a network, with these banks; everything was checked before."""
-    plan, call = replace(plan, num_rows=len(router.row_names), reached={}), call.omitting(network, fill.omitted)
+    notes = tuple(fill.describe_masks())
+    plan, call = (
+        replace(plan, num_rows=len(router.row_names), reached={}, notes=notes),
+        call.omitting(network, fill.omitted),
+    )
     banks = Banks(plan, tensors, network)
     return RobustModel(network, plan, banks, fill, router, Injection(network, plan, banks), call)

@@ -151,8 +151,11 @@ def load(
     method, layers = _method(folder, manifest, methods), _layers(manifest, network)
     fills = _fills(folder, manifest, fill)
     planned = plan(network, method, include=manifest.sites, layers=layers, merge=manifest.merged)
-    tensors = _read_tensors(folder, manifest, _expected(manifest, planned, declared, fills, bank_dtype(network)))
-    parsed, filling = parse_call(_call(folder, manifest, call), declared), Filling(declared, fills)
+    parsed = parse_call(_call(folder, manifest, call), declared)
+    with torch.device("meta"):  # nothing of a declared size is made before the file is known to have it
+        stand_ins = Filling(declared, fills, parsed.arguments).stand_ins()
+    tensors = _read_tensors(folder, manifest, _expected(manifest, planned, stand_ins, bank_dtype(network)))
+    filling = Filling(declared, fills, parsed.arguments)
     combinations = declared.select(manifest.combinations)
     router = Router(declared, combinations, manifest.sharing, untrained or manifest.untrained)
     router.trained_rows = frozenset(manifest.trained_rows)
@@ -233,16 +236,14 @@ def _check_network(folder: Path, manifest: Manifest, network: nn.Module) -> None
 
 
 def _expected(
-    manifest: Manifest, planned: Plan, modalities: Modalities, fills: Mapping[str, Any], dtype: torch.dtype
+    manifest: Manifest, planned: Plan, stand_ins: Mapping[str, Tensor], dtype: torch.dtype
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Give the shape and dtype of each tensor; nothing of a declared size is made."""
+    """Give the shape and dtype of each tensor."""
     num_rows = len(manifest.combinations) if manifest.sharing == "independent" else len(manifest.modalities)
     banks = {
         name: ((num_rows_of(adapter, num_rows), *site.adapters[adapter][parameter]), dtype)
         for name, (site, adapter, parameter) in bank_names(planned).items()
     }
-    with torch.device("meta"):
-        stand_ins = Filling(modalities, fills).stand_ins()
     return banks | {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()}
 
 
@@ -296,9 +297,14 @@ def _fills(folder: Path, manifest: Manifest, fill: Any) -> dict[str, Any]:
 
 
 def _kept_fill(kind: str) -> str | Mean | Constant:
-    """Give a fill whose tensors are in the file; a word that says no kind is a constant's name."""
+    """Give a fill whose tensors are in the file; a word that says no kind is a constant's name.
+
+    A file that calls zeros what has a mask was written before masks had a stand-in of their own.
+    """
     if kind == "mean":
         return Mean(None)
+    if kind == "zeros":
+        return "literal-zeros"
     return kind if kind in KINDS else Constant(None, kind)
 
 

@@ -165,7 +165,7 @@ def call_form(value: object) -> object:
                  f"package.module:function, but found {short(value)}.{closest(str(value), FORMS)}")  # fmt: skip
 
 
-FILLS = ("zeros", "mean", "learned")
+FILLS = ("zeros", "literal-zeros", "mean", "learned")
 
 
 def fill_form(value: object) -> object:

@@ -97,7 +97,8 @@ def train(
         weight_decay: AdamW's; it pulls adapters to the identity.
         warmup: steps over which the learning rate rises; below 1: as a share of all steps.
         schedule: the learning rate's way down: ``"cosine"``, ``"poly"`` (power 0.9) or ``"constant"``.
-        clip: largest L2 norm of the gradient.
+        clip: largest L2 norm of the gradient; None: clips only at sites where a combination's first gradients
+            explode, see `TrainingReport.steep`.
         accumulate: batches that make one step together.
         precision: ``"bf16"`` runs the network under autocast.
         dropout: let the network's Dropout layers drop. Otherwise it runs in eval mode as a whole.
@@ -115,7 +116,7 @@ def train(
     Raises:
         TrainingError: an argument that cannot be, found before anything is changed; a folder with another run's state;
             an epoch in which no row could be used.
-        NonFiniteLoss: NaN or infinity, at which step and combination; the parameters are those of before that step.
+        NonFiniteLoss: NaN or infinity, at which step, combination and site; the parameters are those of before it.
         ModalityError: an unknown combination, or one that has no adapters.
 
     >>> import torch

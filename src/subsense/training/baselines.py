@@ -189,7 +189,8 @@ def pretrain(
     """
     if not isinstance(modalities, Modalities):
         modalities = Modalities(spread_arguments(Modalities(modalities).spec, call))
-    filled = FilledNetwork(network, Filling(modalities), parse_call(call, modalities))
+    parsed = parse_call(call, modalities)
+    filled = FilledNetwork(network, Filling(modalities, arguments=parsed.arguments), parsed)
     return _train_weights(lambda: filled, modalities, loader, (modalities.complete,), "pretrained", None, loss, None,
                           val_loader, metric, select, options)  # fmt: skip
 

@@ -168,6 +168,8 @@ class _Loop:
             metric=validation.name if validation else None,
             higher_is_better=bool(validation and validation.higher_is_better),
             idle=tuple(name for name in self._trainee.parameters if name in (self._idle or ())),
+            steep=self._position.steep_sites(),
+            clip=self._options.clip,
         )
 
     # ---------------------------------------------------------------------------------------------- keeping the state

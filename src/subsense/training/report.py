@@ -8,6 +8,7 @@ from typing import Any
 
 from subsense.injection.banks import site_of
 from subsense.support.tables import listed
+from subsense.training.gradients import Steep
 from subsense.training.safety import Losses
 
 Record = dict[str, Any]
@@ -52,6 +53,8 @@ class TrainingReport:
             them: layers whose output the network doesn't use. They are as they were.
         losses: combination -> its losses before and after, and which set was kept; empty where `safe` was off.
         silent: combination -> sites that the network doesn't call for it, where what is missing is left out.
+        steep: site -> the combinations whose first gradients exploded there, and what they are clipped to.
+        clip: the largest norm of all gradients that was asked for; with None the steep sites were clipped alone.
     """
 
     combinations: tuple[tuple[str, ...], ...]
@@ -64,6 +67,8 @@ class TrainingReport:
     idle: tuple[str, ...] = ()
     losses: Mapping[str, Losses] = field(default_factory=dict)
     silent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    steep: Mapping[str, Steep] = field(default_factory=dict)
+    clip: float | None = None
 
     @property
     def best(self) -> tuple[Epoch, ...]:
@@ -96,6 +101,13 @@ class TrainingReport:
             yield f"without effect, since nothing the loss sees depends on them (exclude them, or leave them): {sites}"
         for name, silent in self.silent.items():
             yield f"{name}: the network doesn't call {listed(silent)}, so its adapters there were not trained"
+        for site, found in self.steep.items():
+            done = (
+                f"clipped there to {found.limit:.1g}"
+                if self.clip is None
+                else f"clipped with all others to {self.clip:g}"
+            )
+            yield f"gradients exploded at {site}: {found}; {done}"
         yield from self._lines_of_losses()
 
     def _lines_of_losses(self) -> Iterator[str]:

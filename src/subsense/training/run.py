@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from subsense.degradation import Degrader
 from subsense.errors import TrainingError
 from subsense.modalities import Combination
+from subsense.training.gradients import Steep
 from subsense.training.losses import Objective
 from subsense.training.options import TrainOptions
 from subsense.training.sampling import Drawer
@@ -63,6 +64,7 @@ class Position:
         total_steps: steps of all parts.
         trained: combination -> rows that it was trained on so far.
         seconds: wall-clock time up to when this was kept.
+        steep: site -> the fields of its `Steep`: where a combination's first gradients exploded.
         history: the fields of every `Epoch`.
     """
 
@@ -76,7 +78,18 @@ class Position:
     total_steps: int = 0
     seconds: float = 0.0
     trained: dict[str, int] = field(default_factory=dict)
+    steep: dict[str, dict[str, Any]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    def steep_sites(self) -> dict[str, Steep]:
+        """Give where gradients exploded so far."""
+        return {site: Steep(**found) for site, found in self.steep.items()}
+
+    def add_steep(self, found: Mapping[str, Steep]) -> None:
+        """Add what was found for some combinations to what was found for others."""
+        for site, one in found.items():
+            before = self.steep.get(site, {"norms": {}, "limit": one.limit})
+            self.steep[site] = {"norms": {**before["norms"], **one.norms}, "limit": min(before["limit"], one.limit)}
 
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -16,6 +18,7 @@ from subsense.modalities import Combination
 from subsense.modalities.loaders import available, graded, split, take
 from subsense.routing.placement import NotFinite
 from subsense.training.distributed import Processes
+from subsense.training.gradients import clip_steep, find_steep, nan_text, warn_text, where_not_finite
 from subsense.training.run import Position, Run
 from subsense.training.sampling import Draw
 from subsense.training.seeding import derive_seed, seed_everything
@@ -46,6 +49,7 @@ class Rows:
 
 
 WAYS = "Lower lr, set clip, or look for NaN and infinity in the data of these rows"
+TOO_LARGE = "the loss is finite, but the norm of its gradient is"
 FUSED_DEVICES = ("cpu", "cuda")
 
 
@@ -82,7 +86,9 @@ class Stepper:
         masks = run.trainee.fixed(self.part.combinations)
         fixed = [(self._parameters[name], mask) for name, mask in masks.items()]
         self._fixed = [(parameter, mask, parameter.detach()[mask]) for parameter, mask in fixed]
-        self._rows, self._loss = 0, 0.0
+        self._banks = run.trainee.banks()
+        self._bank_rows = {str(one): run.trainee.rows_of(one) for one in self.part.combinations}
+        self._rows, self._loss, self._drawn = 0, 0.0, Counter[str]()
 
     def state(self) -> dict[str, Tensor]:
         """Give the optimiser's tensors, ``kind.parameter`` -> tensor."""
@@ -127,7 +133,7 @@ class Stepper:
     def forget(self) -> None:
         """Drop the gradient that was added."""
         self._optimizer.zero_grad(set_to_none=True)
-        self._rows, self._loss = 0, 0.0
+        self._rows, self._loss, self._drawn = 0, 0.0, Counter[str]()
 
     def _draw(self, batch: Any, position: Position) -> tuple[Rows, int]:
         """Draw a combination for each row; give the rows that train, and how many don't."""
@@ -186,14 +192,18 @@ class Stepper:
         position.dropped += dropped
         for combination, number in zip(map(str, self.part.combinations), drawn, strict=True):
             position.trained[combination] = position.trained.get(combination, 0) + number
+            self._drawn[combination] += number
 
     def _move(self, rows: int, rate: float, position: Position) -> None:
         self.processes.sum_gradients(list(self._parameters.values()))
         moving = [parameter for parameter in self._parameters.values() if parameter.grad is not None]
         gradients = [parameter.grad.div_(rows) for parameter in moving if parameter.grad is not None]
+        self._clip_steep(rows, position)
         norm = get_total_norm(gradients)
         if not isfinite(norm):
-            self._stop(position, f"the gradient's norm is {norm.item()}, though the loss is finite. {WAYS}")
+            sites, combinations = where_not_finite(self._banks, self._bank_rows)
+            why = nan_text(sites, combinations) if combinations else f"{TOO_LARGE} {norm.item()}. {WAYS}"
+            self._stop(position, why)
         if self.run.options.clip is not None:
             clip_grads_with_norm_(moving, self.run.options.clip, norm)
         for group in self._optimizer.param_groups:
@@ -202,6 +212,18 @@ class Stepper:
         with torch.no_grad():
             for parameter, fixed, before in self._fixed:
                 parameter[fixed] = before
+
+    def _clip_steep(self, rows: int, position: Position) -> None:
+        """Look at the gradients of combinations that are trained on for the first time, and clip what explodes."""
+        drawn = {one: number for one, number in self._drawn.items() if number and self._bank_rows[one]}
+        new = [one for one, number in drawn.items() if position.trained[one] == number]
+        found = find_steep(self._banks, self._bank_rows, drawn, new, self._loss / rows) if new else {}
+        clips = self.run.options.clip is None
+        if found:
+            position.add_steep(found)
+            warnings.warn(warn_text(found, clips), stacklevel=2)
+        if clips and position.steep:
+            clip_steep(self._banks, self._bank_rows, position.steep_sites())
 
     def _culprits(self, rows: Rows) -> str:
         """Say which combinations' rows have no finite loss, by computing it for each alone, and the likely cause."""

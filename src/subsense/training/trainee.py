@@ -13,8 +13,10 @@ from subsense.adapters.common import is_common
 from subsense.errors import InputError
 from subsense.injection.banks import bank_names
 from subsense.modalities import Combination, Modalities
-from subsense.modalities.inputs import check_finite, read
+from subsense.modalities.filling import Filling
+from subsense.modalities.inputs import Filled, check_finite, read
 from subsense.modalities.loaders import num_rows
+from subsense.modalities.masks import check_masks
 from subsense.model.filled import FilledNetwork
 from subsense.model.robust import RobustModel
 from subsense.routing.groups import output_tensors
@@ -53,6 +55,12 @@ class Trainee(Protocol):
 
     def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
         """Say where NaN or infinity for rows of a combination may come from; empty where nothing points anywhere."""
+
+    def rows_of(self, combination: Combination) -> frozenset[int]:
+        """Give the bank rows that a combination uses; none where the parameters are no banks."""
+
+    def banks(self) -> Mapping[str, nn.Parameter]:
+        """Give those of the parameters that are banks."""
 
 
 class Adapters:
@@ -102,9 +110,18 @@ class Adapters:
         """Switch Dropout off. Adapters stay in train mode, in which a set may be used that is not finished."""
         self.module.train()
 
+    def rows_of(self, combination: Combination) -> frozenset[int]:
+        """Give the bank rows that a combination uses."""
+        return self.module.router.rows([combination])
+
+    def banks(self) -> Mapping[str, nn.Parameter]:
+        """Give all parameters but learned fills."""
+        fills = self.module.fill.names()
+        return {name: one for name, one in self.parameters.items() if name not in fills}
+
     def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
         """Look at the data first, then at what the frozen network gives without adapters."""
-        if found := _not_finite_in(self.modalities, inputs, present):
+        if found := _not_finite_in(self.module.fill, inputs, present):
             return found
         outputs = output_tensors(self.module.pretrained(_without_present(inputs), present))
         if all(bool(one.isfinite().all()) for one in outputs):
@@ -112,11 +129,25 @@ class Adapters:
         lacks = ", ".join(
             f"{name} ({self.module.fill.kinds[name]})" for name in self.modalities if name not in combination
         )
+        batch = read(self.modalities, _without_present(inputs), present)
+        filled = self.module.fill(batch)
+        first, hidden = (
+            self._first_not_finite(filled, self.modalities.code(combination)),
+            self.module.fill.hidden(filled),
+        )
+        why = hidden or "a mask that hides all, a mean or a norm over zeros"
         return (
-            "The network gives NaN or infinity there without any adapter, though the data are finite. The likely cause "
-            f"is what stands in for what is missing, {lacks}: a mask that hides all, a mean or a norm over zeros. "
+            f"The network gives NaN or infinity there without any adapter{first}, though the data are finite. The "
+            f"likely cause is what stands in for what is missing, {lacks}: {why}. "
             "Choose another with adapt(fill=...), such as subsense.Constant for a mask, or leave the combination out"
         )
+
+    def _first_not_finite(self, filled: Filled, code: int) -> str:
+        """Name the first site on the way to the output that gives NaN or infinity."""
+        features = self.module.execution.features(filled, code, adapted=False, training=True)
+        found = (site for site, calls in features.items() for one in calls if not bool(one.isfinite().all()))
+        site = next(found, None)
+        return "" if site is None else f" (first at {site})"
 
 
 class Weights:
@@ -143,14 +174,24 @@ class Weights:
         """Switch the network to inference."""
         self.module.eval()
 
+    def rows_of(self, combination: Combination) -> frozenset[int]:
+        """Give none: all combinations train the same weights."""
+        return frozenset()
+
+    def banks(self) -> Mapping[str, nn.Parameter]:
+        """Give none."""
+        return {}
+
     def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
         """Look at the data alone: all weights move."""
-        return _not_finite_in(self.modalities, inputs, present)
+        return _not_finite_in(self.module.fill, inputs, present)
 
 
-def _not_finite_in(modalities: Modalities, inputs: Mapping[str, Any], present: Tensor) -> str:
+def _not_finite_in(fill: Filling, inputs: Mapping[str, Any], present: Tensor) -> str:
+    batch = read(fill.modalities, _without_present(inputs), present)
     try:
-        check_finite(modalities, read(modalities, _without_present(inputs), present))
+        check_finite(fill.modalities, batch, fill.masks)
+        check_masks(fill.modalities, fill.masks, batch)
     except InputError as error:
         return str(error)
     return ""

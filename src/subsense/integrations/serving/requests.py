@@ -21,6 +21,7 @@ from torch import Tensor
 from subsense.errors import InputError, closest
 from subsense.modalities import Axes, Modalities, Modality
 from subsense.modalities.inputs import check_finite, read
+from subsense.modalities.masks import find_masks
 
 Row = dict[str, Any]
 """Modality -> tensor (1, *axes), or argument -> tensor where several carry it."""
@@ -40,7 +41,8 @@ def read_row(modalities: Modalities, payload: Any) -> Row:
             raise InputError(f"unknown modality {name!r}; the modalities are {', '.join(modalities)}."
                              f"{closest(str(name), modalities)}")  # fmt: skip
     row = {name: _values(modalities[name], value) for name, value in inputs.items() if value is not None}
-    check_finite(modalities, read(modalities, row))
+    masks, _ = find_masks(modalities)
+    check_finite(modalities, read(modalities, row), masks)
     return row
 
 
