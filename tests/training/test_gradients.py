@@ -122,7 +122,7 @@ def losses(seed: int, **options: Any) -> list[float]:
 
 @pytest.mark.filterwarnings("ignore:the first gradients explode")
 def test_clipping_where_it_explodes_is_as_good_as_clipping_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without, two thirds of what adapting gains are lost; alike with seeds 1 and 2."""
+    """Without, two thirds of what adapting gains are lost."""
     (there, frozen), (everywhere, _) = losses(0), losses(0, clip=1.0)
     monkeypatch.setattr(gradients, "STEEP", float("inf"))
     before, _ = losses(0)

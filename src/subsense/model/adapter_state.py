@@ -14,7 +14,6 @@ from subsense.injection.banks import Banks
 from subsense.injection.planning import Plan
 from subsense.injection.site import Site
 from subsense.modalities import CombinationLike
-from subsense.routing.quality import weights_of
 from subsense.routing.router import POLICIES, Router
 
 EXTRA = "_extra_state"
@@ -42,6 +41,8 @@ def _merged(adapter: Adapter, banks: Mapping[str, Tensor], weights: Tensor) -> d
 def weights_for(router: Router, served: CombinationLike | Mapping[str, float], banks: Banks) -> Tensor:
     """Give the weights (bank row,) of a combination, or of the quality of each modality."""
     if isinstance(served, Mapping):
+        from subsense.routing.quality import weights_of
+
         quality = router.modalities.quality(served)[None]
         return weights_of(router, quality, training=False)[0].to(banks.dtype).to(banks.device)
     code = router.substitute(router.modalities.code(served), training=False)

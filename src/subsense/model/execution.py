@@ -25,7 +25,6 @@ from subsense.model.reach import Reach
 from subsense.model.rows import OUTPUT, Rows
 from subsense.routing.choice import Choice
 from subsense.routing.groups import output_names, output_tensors
-from subsense.routing.quality import weights_of, weights_or_nan
 from subsense.routing.route import Route
 from subsense.routing.router import Router
 from subsense.support.modules import evaluating
@@ -125,6 +124,8 @@ class Execution:
     def _graded(self, filled: Filled, batch: Batch, training: bool) -> Any:
         """Run a batch with qualities between 0 and 1: each row with weights of its own, or each kind of row alone."""
         assert batch.quality is not None
+        from subsense.routing.quality import weights_of
+
         weights = weights_of(self.router, batch.quality, training).to(self.injection.banks.dtype).to(batch.device)
         kinds, which = batch.quality.unique(dim=0, return_inverse=True)
         first = [which.tolist().index(kind) for kind in range(len(kinds))]
@@ -206,6 +207,8 @@ class Execution:
         if batch.quality is None:
             return self._adapted(filled, self.router.dynamic(present, self.rows.placements, training), present)
         quality = torch.where(present, batch.quality.to(batch.device), 0)  # what wasn't passed is missing
+        from subsense.routing.quality import weights_or_nan
+
         weights = weights_or_nan(self.router, quality, training).to(self.injection.banks.dtype)
         return self._adapted(filled, Route(Choice(weights), False, self.rows.placements), present)
 

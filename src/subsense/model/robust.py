@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.calling import Call, gather
 from subsense.modalities.declaration import Wanted
 from subsense.modalities.filling import Filling
-from subsense.modalities.inputs import Batch, Inputs, check_finite, read
+from subsense.modalities.inputs import Batch, Filled, Inputs, check_finite, read
 from subsense.modalities.masks import check_masks
 from subsense.model.adapter_state import (
     EXTRA,
@@ -30,14 +30,13 @@ from subsense.model.adapter_state import (
     training_state,
     weights_for,
 )
-from subsense.model.complete import with_zero_gradients
 from subsense.model.execution import Execution
-from subsense.model.filled import FilledNetwork
-from subsense.model.fingerprint import fingerprint
-from subsense.model.generate import generate
 from subsense.routing.locate import Located
 from subsense.routing.router import Router
 from subsense.support.modules import device_of
+
+if TYPE_CHECKING:
+    from subsense.model.filled import FilledNetwork
 
 
 class RobustModel(nn.Module):
@@ -121,14 +120,14 @@ class RobustModel(nn.Module):
         with self.execution.hold():
             output = self.execution.run(self.fill(batch), batch, self.training)
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return with_zero_gradients(output, self.adapter_parameters().values())
+            return _with_zero_gradients(output, self.adapter_parameters().values())
         return output
 
     def generate(self, inputs: Inputs, present: Tensor | None = None, **options: Any) -> Any:
         """Generate as the network does, with the set of what is present; options are those of its own `generate`."""
         batch = _read(self, inputs, present)
         with self.execution.hold():
-            return generate(self.execution, self.fill(batch), batch, self.training, options)
+            return _generate(self.execution, self.fill(batch), batch, self.training, options)
 
     def pretrained(self, inputs: Inputs, present: Tensor | None = None) -> Any:
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
@@ -160,7 +159,7 @@ class RobustModel(nn.Module):
 
     def filled(self, network: nn.Module) -> FilledNetwork:
         """Put another network behind the same fill and the same call, without adapters: a baseline."""
-        return FilledNetwork(network, self.fill, self.call)
+        return _filled(network, self.fill, self.call)
 
     def train(self, mode: bool = True) -> RobustModel:
         """Set the mode of adapters; the network stays in eval mode, so that no statistics move."""
@@ -223,7 +222,7 @@ class RobustModel(nn.Module):
 
     def network_fingerprint(self) -> str:
         """Give a hash of the network's `state_dict`: names, shapes, dtypes, bytes."""
-        return fingerprint(self.network)
+        return _fingerprint(self.network)
 
     def detach(self) -> nn.Module:
         """Take every hook off and give the network back as it was before `adapt`."""
@@ -251,3 +250,30 @@ def _read(robust: RobustModel, inputs: Inputs, present: Tensor | None) -> Batch:
         check_finite(robust.modalities, batch, robust.fill.masks)
         check_masks(robust.modalities, robust.fill.masks, batch)
     return batch
+
+
+# What a first call doesn't need is imported when it is used.
+
+
+def _with_zero_gradients(output: Any, parameters: Iterable[nn.Parameter]) -> Any:
+    from subsense.model.complete import with_zero_gradients
+
+    return with_zero_gradients(output, parameters)
+
+
+def _generate(execution: Execution, filled: Filled, batch: Batch, training: bool, options: Mapping[str, Any]) -> Any:
+    from subsense.model.generate import generate
+
+    return generate(execution, filled, batch, training, options)
+
+
+def _filled(network: nn.Module, fill: Filling, call: Call) -> FilledNetwork:
+    from subsense.model.filled import FilledNetwork
+
+    return FilledNetwork(network, fill, call)
+
+
+def _fingerprint(network: nn.Module) -> str:
+    from subsense.model.fingerprint import fingerprint
+
+    return fingerprint(network)
