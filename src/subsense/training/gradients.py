@@ -96,7 +96,7 @@ def clip_steep(banks: Mapping[str, nn.Parameter], rows: Rows, steep: Mapping[str
             norm = sqrt(sum(float(_row_squares(one, own).sum()) for one in own_banks))
             if isfinite(norm) and norm > found.limit:
                 for one in (one.grad for one in own_banks if one.grad is not None):
-                    one[own] *= found.limit / norm
+                    one[_within(one, own)] *= found.limit / norm
 
 
 def where_not_finite(banks: Mapping[str, nn.Parameter], rows: Rows) -> tuple[list[str], list[str]]:
@@ -105,7 +105,9 @@ def where_not_finite(banks: Mapping[str, nn.Parameter], rows: Rows) -> tuple[lis
             if one.grad is not None and not bool(one.grad.isfinite().all())}  # fmt: skip
     bad = {row for one in lost.values()
            for row in (~one.isfinite().reshape(len(one), -1).all(1)).nonzero().flatten().tolist()}  # fmt: skip
-    return list(dict.fromkeys(map(site_of, lost))), [one for one, own in rows.items() if own & bad]
+    return list(dict.fromkeys(map(site_of, lost))), [
+        name for name, own in rows.items() if any(bad.intersection(_within(one, sorted(own))) for one in lost.values())
+    ]
 
 
 def _squares(banks: Mapping[str, nn.Parameter], rows: Sequence[int]) -> dict[str, Tensor]:
@@ -119,7 +121,14 @@ def _squares(banks: Mapping[str, nn.Parameter], rows: Sequence[int]) -> dict[str
 def _row_squares(bank: nn.Parameter, rows: Sequence[int]) -> Tensor:
     if bank.grad is None:
         return torch.zeros(len(rows), dtype=torch.float64)
-    return bank.grad[list(rows)].reshape(len(rows), -1).double().square().sum(1).cpu()
+    own = _within(bank, rows)
+    squares = bank.grad[own].reshape(len(own), -1).double().square().sum(1).cpu()
+    return torch.cat([squares, squares.new_zeros(len(rows) - len(own))])
+
+
+def _within(bank: Tensor, rows: Sequence[int]) -> list[int]:
+    """Give the rows that a bank has of these; a common one (`subsense.Common`) has one for all."""
+    return [0] if len(bank) == 1 else list(rows)
 
 
 def warn_text(steep: Mapping[str, Steep], clips: bool) -> str:
