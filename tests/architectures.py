@@ -128,7 +128,7 @@ def _encoder() -> nn.Module:
     return nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True), 2)
 
 
-def _call_encoder(network: nn.Module, inputs: dict[str, Any]) -> Tensor:
+def _call_encoder(network: nn.Module, inputs: dict[str, Any], present: Tensor) -> Tensor:
     tokens, padding = (
         torch.cat([inputs[name][name + part] for name in ("audio", "video")], 1) for part in ("", "_key_padding_mask")
     )
