@@ -55,7 +55,7 @@ def test_the_hub_reads_the_card_and_the_configuration(tmp_path: Path) -> None:
     results = results_of(robust)
     save_pretrained(robust, tmp_path, base_model="lab/towers", results=results, license="apache-2.0")
     card = hub.ModelCard.load(tmp_path / "README.md")
-    assert card.data.library_name == "subsense"
+    assert card.data.to_dict()["library_name"] == "subsense"
     assert (card.data.base_model, card.data.base_model_relation) == ("lab/towers", "adapter")
     assert (card.data.license, card.data.metrics) == ("apache-2.0", ["accuracy"])
     row = results["left"]

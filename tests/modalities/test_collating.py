@@ -60,7 +60,7 @@ def loaders() -> dict[str, Any]:
 
 def test_torch_alone_cannot() -> None:
     with pytest.raises((KeyError, TypeError)):
-        default_collate(list(Samples())[:4])  # type: ignore[call-overload]
+        default_collate(list(Samples())[:4])
 
 
 @pytest.mark.parametrize("way", ["collate", "wrapper", "both"])

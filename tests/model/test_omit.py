@@ -143,7 +143,7 @@ def test_one_modality_is_left_out_and_others_are_filled() -> None:
 @pytest.mark.parametrize("form", ["positional", "list", "dict", "function"])
 def test_other_forms_leave_out(form: str) -> None:
     class Called(Plain):
-        def forward(self, *args: Any) -> Tensor:  # type: ignore[override]
+        def forward(self, *args: Any) -> Tensor:
             first = args[0]
             if isinstance(first, dict):
                 return super().forward(**({"text": None} | first))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 
 from subsense.degradation import find
@@ -129,7 +129,9 @@ def _row(bench: Bench, name: str, cells: Cells) -> tuple[str, ...]:
 
 
 def _say(bench: Bench, cells: Cells) -> str:
-    value: Callable[[str], str] = lambda way: show(bench, _mean(cells, way))  # noqa: E731
+    def value(way: str) -> str:
+        return show(bench, _mean(cells, way))
+
     below = [
         name for name, some in _by("kind", cells) if is_worse(bench, _mean(some, "trained"), _mean(some, "better"))
     ]
