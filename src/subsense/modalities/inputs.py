@@ -143,6 +143,8 @@ def _by_row(holds: Tensor) -> Tensor:
 def _is_moderate(batch: Batch) -> bool:
     """Say whether all is finite and below `HUGE` at a glance: one pass over the data, and a GPU is waited for once."""
     tensors = [tensor.detach() for parts in batch.tensors.values() for tensor in parts or ()]
+    if any(one.is_complex() for one in tensors):  # they have no least and greatest
+        return False
     ends = [end.double() for one in tensors if one.is_floating_point() and one.numel() for end in one.aminmax()]
     return not ends or bool((torch.stack(ends).abs() < HUGE).all())  # the ends of what has NaN are NaN
 
