@@ -16,6 +16,7 @@ VERBS = {
     "collect_examples",
     "draw_present",
     "evaluate",
+    "export",
     "finetune",
     "fold",
     "load",

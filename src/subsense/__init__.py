@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from subsense.adapters import SSF, BitFit, Common, LoRA, Norm, Scale, Shift
     from subsense.adapters.layers.declare import AttentionClass, LayerClass
     from subsense.calibration import CalibrationReport, calibrate
+    from subsense.deployment.all_sets import export
     from subsense.deployment.fold import fold, prepare
     from subsense.errors import (
         CalibrationError,
@@ -107,6 +108,7 @@ __all__ = [
     "collect_examples",
     "draw_present",
     "evaluate",
+    "export",
     "finetune",
     "fold",
     "load",
@@ -122,6 +124,7 @@ _PLACES = {
     "subsense.adapters": ("BitFit", "Common", "LoRA", "Norm", "SSF", "Scale", "Shift"),
     "subsense.adapters.layers.declare": ("AttentionClass", "LayerClass"),
     "subsense.calibration": ("CalibrationReport", "calibrate"),
+    "subsense.deployment.all_sets": ("export",),
     "subsense.deployment.fold": ("fold", "prepare"),
     "subsense.errors": (
         "CalibrationError",

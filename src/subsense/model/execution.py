@@ -212,6 +212,10 @@ class Execution:
         weights = weights_or_nan(self.router, quality, training).to(self.injection.banks.dtype)
         return self._adapted(filled, Route(Choice(weights), False, self.rows.placements), present)
 
+    def along(self, filled: Filled, route: Route, present: Tensor) -> Any:
+        """Give the network's own output along a route that the caller made."""
+        return self._adapted(filled, route, present)
+
     def _adapted(self, filled: Filled, route: Route, present: Tensor | None, code: int | None = None) -> Any:
         output, is_lost = self._run(filled, route, present)
         if is_lost:  # a kept output was changed in place, as it never was before: now it is known
