@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from subsense.deployment.export import TRACED_ROWS, attempt, compare, first_of, take_rows, tensors_of, trace_inputs
 from subsense.errors import FoldError
+from subsense.injection.banks import start_banks
 from subsense.modalities import Combination, Modalities
 from subsense.modalities.inputs import Inputs, read
 from subsense.model.robust import RobustModel
@@ -34,10 +35,14 @@ class _Run(nn.Module):
         super().__init__()
         self.robust = robust
 
-    def forward(self, inputs: Inputs, present: Tensor, weights: Tensor) -> Any:
-        """Give the network's output, for `present` (1, modality) and the weights of bank rows (1, bank row)."""
+    def forward(self, inputs: Inputs, present: Tensor, weights: Tensor | None) -> Any:
+        """Give the network's output, for `present` (1, modality) and the weights of bank rows (1, bank row).
+
+        Without weights there is one row, which is the set.
+        """
         batch = read(self.robust.modalities, inputs, (present > 0).expand(first_of(inputs).shape[0], -1))
-        route = Route(Choice(weights), uniform=True)
+        choice = Choice(torch.ones(1, 1), row=0) if weights is None else Choice(weights)
+        route = Route(choice, uniform=True)
         return self.robust.execution.along(self.robust.fill(batch), route, batch.present)
 
 
@@ -49,9 +54,9 @@ class _Graph(nn.Module):
         self.run = _Run(robust)
 
     def forward(self, inputs: Inputs, sets: Sets) -> Any:
-        """Give the network's output for ``present``, ``weights`` and ``banks``, attribute -> bank."""
+        """Give the network's output for ``banks`` (attribute -> bank), ``present``, ``weights``."""
         banks = {f"robust.banks.{attribute}": bank for attribute, bank in sets["banks"].items()}
-        return functional_call(self.run, banks, (inputs, sets["present"], sets["weights"]))
+        return functional_call(self.run, banks, (inputs, sets["present"], sets.get("weights")))
 
 
 class OnnxSets:
@@ -87,21 +92,25 @@ class OnnxSets:
 
     def _set(self, code: int) -> dict[str, Tensor]:
         """Give what the graph takes beside the inputs for the set of a combination: name -> tensor."""
-        router = self.robust.router
-        banks: dict[str, Tensor] = {**self.robust.banks.named()}
-        weights = router.uniform(code, torch.device("cpu")).weights.to(self.robust.banks.dtype)
-        used = weights[0].nonzero().flatten().tolist()
-        if router.sharing == "independent":  # the graph holds one row, and a file brings it
-            weights = weights.new_full((1, 1), float(bool(used)))
-            banks = {
-                name: bank[used or [0]] if len(bank) == len(router.row_names) else bank for name, bank in banks.items()
-            }
-        present = self.robust.modalities.present(self.robust.modalities.from_code(code))[None].to(weights.dtype)
-        return {PRESENT: present, WEIGHTS: weights} | {name: bank.detach().cpu() for name, bank in banks.items()}
+        present = self.robust.modalities.present(self.robust.modalities.from_code(code))[None].float()
+        given = self._row(code) if self.robust.sharing == "independent" else self._rows(code)
+        return {PRESENT: present} | {name: one.detach().cpu() for name, one in given.items()}
+
+    def _row(self, code: int) -> Mapping[str, Tensor]:
+        """Give the one row that the graph holds, the identity where everything is there."""
+        robust, row = self.robust, self.robust.router.index.get(code)
+        if row is None:
+            return start_banks(robust.plan, 1, robust.network, torch.Generator().manual_seed(0))
+        return {name: bank[row : row + 1] for name, bank in robust.banks.named().items()}
+
+    def _rows(self, code: int) -> Mapping[str, Tensor]:
+        """Give all rows, and how much of each counts."""
+        weights = self.robust.router.uniform(code, torch.device("cpu")).weights
+        return {WEIGHTS: weights, **self.robust.banks.named()}
 
     def _changes(self, combination: Combination, served: int) -> dict[str, Tensor]:
         """Give what of a combination's set differs from what the graph has."""
-        present = self.robust.modalities.present(combination)[None].to(self.defaults[PRESENT].dtype)
+        present = self.robust.modalities.present(combination)[None].float()
         found = self._set(served) | {PRESENT: present}
         return {name: one for name, one in found.items() if not torch.equal(one, self.defaults[name])}
 
@@ -110,13 +119,19 @@ class OnnxSets:
 
         inputs = take_rows(self.inputs, TRACED_ROWS) if self.free_batch else self.inputs
         banks = {attribute: self.defaults[name] for name, attribute in self.attributes.items()}
-        sets = {"banks": banks, "present": self.defaults[PRESENT], "weights": self.defaults[WEIGHTS]}
+        sets = {"banks": banks, "present": self.defaults[PRESENT]}
+        if WEIGHTS in self.defaults:
+            sets["weights"] = self.defaults[WEIGHTS]
         sets = tree_map(lambda tensor: tensor.to(first_of(inputs).device), sets)
         program = trace_inputs(_Graph(self.robust), (inputs, sets), [0] if self.free_batch else [])
         written = attempt("ONNX export", lambda: torch.onnx.export(program, (inputs, sets), dynamo=True, verbose=False))
         assert written is not None  # it is where no file was named
         graph = written.model.graph
-        names = [*self._input_names(), *self.attributes, PRESENT, WEIGHTS]
+        names = [
+            *self._input_names(),
+            *self.attributes,
+            *(name for name in (PRESENT, WEIGHTS) if name in self.defaults),
+        ]
         for value, name in zip(graph.inputs, names, strict=True):
             value.name = name
             if name in self.defaults:
