@@ -34,7 +34,7 @@ class Placement:
         size, rows = like.shape[self.axis], values.shape[0]  # not len(), which would tie a graph to one batch size
         folds = size // rows
         if size % rows:
-            raise InputError(f"a layer's output {tuple(like.shape)} has no place for {rows} rows on axis {self.axis}")
+            raise NotLocated(f"a layer's output {tuple(like.shape)} has no place for {rows} rows on axis {self.axis}")
         if folds != 1:
             self.check_folds(f"a layer's output {tuple(like.shape)}")
             values = values.repeat(folds, *[1] * num_features) if self.inner else values.repeat_interleave(folds, 0)

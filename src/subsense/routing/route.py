@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from subsense.adapters.affine import Recall
-from subsense.errors import InputError
 from subsense.routing.choice import Choice
-from subsense.routing.placement import Placement, _shaped
+from subsense.routing.placement import NotLocated, Placement, _shaped
 
 
 @dataclass
@@ -56,7 +55,7 @@ class Route:
             return RouteMix(self, None, recall)
         places = self.placements.get(site, ())
         if call >= len(places):
-            raise InputError(
+            raise NotLocated(
                 f"site {site} was called {call + 1} times in one forward, but {len(places)} times when the "
                 "rows were located; pass rows that have the same modalities together"
             )
