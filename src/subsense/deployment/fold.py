@@ -192,8 +192,24 @@ def _explained(robust: RobustModel, inputs: Inputs) -> Iterator[None]:
     except Different as error:
         batch = read(robust.modalities, inputs)
         with evaluating(robust):
-            why = robust.execution.rounding.explain(robust.fill(batch), batch)
+            why = robust.execution.rounding.explain(robust.fill(batch), batch) or _nested(robust)
         raise Different(f"{error}{why}") from error
+
+
+def _nested(robust: RobustModel) -> str:
+    """Name encoders of torch that give zeros for what is masked, but only without gradients and hooks."""
+    encoders = [
+        path
+        for path, module in robust.network.named_modules()
+        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor
+    ]
+    if not encoders or not robust.fill.masks:
+        return ""
+    return (
+        f". The likely cause: without gradients and hooks {', '.join(encoders)} (TransformerEncoder) "
+        "gives zeros for masked tokens, and else what attention makes of them, and the network reads these; build it "
+        "with enable_nested_tensor=False, which is right in both"
+    )
 
 
 def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow]) -> None:

@@ -132,7 +132,7 @@ class Rounding:
         return set(codes) - self._seen - {2 ** len(self._modalities) - 1}
 
     def compare(self, filled: Filled, batch: Batch, row: int, paths: Sequence[str]) -> Amplified | None:
-        """Run a row of the frozen network alone, in a larger batch, and in float64; None where they agree.
+        """Run a row of the frozen network alone, in a larger batch, and in float64; None where they agree or can't run.
 
         Args:
             filled: the filled batch.
@@ -142,12 +142,15 @@ class Rounding:
         """
         code = batch.codes(self._modalities)[row]
         single = self._call.without(self._modalities, _rows(filled, [row]), code)
-        with torch.no_grad():
-            with values_of(self.norms) as values:
-                output = output_tensors(self._plain(single, self._told(single, code)))
-            many = _rows(single, [0] * ROWS)
-            between = _farthest(output, output_tensors(self._plain(many, self._told(many, code))))
-            exact = self._in_double(single, code)
+        many = _rows(single, [0] * ROWS)
+        try:
+            with torch.no_grad():
+                with values_of(self.norms) as values:
+                    output = output_tensors(self._plain(single, self._told(single, code)))
+                between = _farthest(output, output_tensors(self._plain(many, self._told(many, code))))
+                exact = self._in_double(single, code)
+        except RuntimeError:  # a network that was written for one size of batch
+            return None
         least = 64 * max((_eps(tensor) for tensors in single.values() for tensor in tensors), default=0.0)
         apart = self._apart(values, exact[0], max(NORM_OFF, least)) if exact else {}
         precise = _farthest(output, exact[1]) if exact else None

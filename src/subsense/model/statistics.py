@@ -99,7 +99,7 @@ def values_of(norms: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     values: dict[str, Tensor] = {}
 
     def keep(path: str, output: Any) -> None:
-        if isinstance(output, Tensor) and output.numel():
+        if isinstance(output, Tensor) and not output.is_nested and output.numel():
             flat = output.detach().reshape(-1)
             values[path] = flat[:: max(1, len(flat) // SAMPLE)].double()
 
