@@ -34,6 +34,7 @@ def stirred(network: nn.Module) -> ss.RobustModel:
     return robust.eval()
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_zeros_for_masked_tokens_are_named() -> None:
     with pytest.raises(ss.FoldError, match=r"hooks encoder \(TransformerEncoder\) .* enable_nested_tensor=False"):
         ss.fold(stirred(Reads()), "rgb", example={"rgb": torch.ones(2, 3)})

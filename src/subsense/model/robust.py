@@ -47,8 +47,7 @@ class RobustModel(nn.Module):
         plan: its sites; printing it gives a table.
         fill: what stands in for missing inputs.
         banks: the trained parameters.
-        check_inputs: whether NaN and infinity in what is present are refused, axes of no size, and masks that hide
-            all of it.
+        check_inputs: whether NaN, infinity, axes of no size and masks that hide everything are refused.
     """
 
     def __init__(
