@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/steep_gradients.py --root FOLDER_OF_DATA_SETS
 
-Two networks on the three series of UTD-MHAD: encoders without biases whose features are divided by their length
-(`F.normalize`, gradients of 1e10), and MulT, whose projections have no biases and meet a LayerNorm (hundreds). Each is
+Networks on the three series of UTD-MHAD: encoders without biases whose features are divided by their length or spread
+(`F.normalize`, RMSNorm, LayerNorm), and MulT, whose projections have no biases and meet a LayerNorm. Each is
 trained with everything present, then adapted jointly, `safe=False`. With each seed another of the four training
 subjects is held out and measured on; the test subjects have no part in it. `where steep` clips at the sites beyond 100
 times the loss, as `subsense.train` does by default; `beyond 1000` moves that threshold. Prints a Markdown table: mean
@@ -17,7 +17,8 @@ import copy
 import statistics
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,11 +42,20 @@ WAYS = {
 }
 
 
-class Normalised(nn.Module):
-    """Divide the features of three encoders without biases by their length."""
+def rms(x: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[1:], eps=1e-8)
 
-    def __init__(self, width: int = 64) -> None:
+
+def layer_norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[1:])
+
+
+class Normalised(nn.Module):
+    """Divide the features of three encoders without biases by a length or spread."""
+
+    def __init__(self, norm: Callable[[Tensor], Tensor] = F.normalize, width: int = 64) -> None:
         super().__init__()
+        self.norm = norm
         sizes = {name: int(axes.split()[0]) * int(axes.split()[1]) for name, axes in SERIES.items()}
         self.encoders = nn.ModuleDict(
             {
@@ -57,7 +67,7 @@ class Normalised(nn.Module):
         self.head = nn.Sequential(nn.Linear(width * len(sizes), width), nn.ReLU(), nn.Linear(width, CLASSES))
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        return self.head(torch.cat([F.normalize(self.encoders[name](inputs[name])) for name in SERIES], 1))
+        return self.head(torch.cat([self.norm(self.encoders[name](inputs[name])) for name in SERIES], 1))
 
 
 def mult() -> nn.Module:
@@ -67,6 +77,8 @@ def mult() -> nn.Module:
 
 NETWORKS: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "F.normalize": (Normalised, {}),
+    "RMSNorm, epsilon 1e-8": (partial(Normalised, rms), {}),
+    "LayerNorm": (partial(Normalised, layer_norm), {}),
     "MulT": (mult, {"call": "positional", "layers": [ss.AttentionClass(PackedAttention)]}),
 }
 
