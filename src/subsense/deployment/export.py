@@ -21,6 +21,11 @@ CLOSE = 1e-5  # the same kernels on other numbers of rows
 TRACED_ROWS = 13  # a free batch size is traced with one that networks have no other use for
 CHECKED_ROWS = (1, 2, 5)
 
+
+class Different(FoldError):
+    """Report other numbers than those of what was folded or exported."""
+
+
 Result = TypeVar("Result")
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -144,14 +149,14 @@ def tensors_of(value: Any) -> list[Tensor]:
 def compare(
     what: str | Path, expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float | None = None
 ) -> None:
-    """Raise `FoldError` where outputs differ by more than a tolerance, `TOLERANCE` if None, of the greatest."""
+    """Raise `Different` where outputs differ by more than a tolerance, `TOLERANCE` if None, of the greatest."""
     for one, other in zip(expected, found, strict=True):
         if one.shape != other.shape:
             raise FoldError(f"{what}: gives {tuple(other.shape)} where {tuple(one.shape)} was expected")
         allowed = tolerance_of(one.dtype, TOLERANCE if tolerance is None else tolerance)
         difference = _difference(one.cpu(), other.cpu())
         if not difference <= allowed:
-            raise FoldError(
+            raise Different(
                 f"{what}: differs from what it was made of by {difference:.1e} of the greatest output, more than "
                 f"{allowed:.0e}; it is not to be used"
             )

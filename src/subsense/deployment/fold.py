@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 from subsense.adapters import Adapter
 from subsense.adapters.layers.layer import Layer, Slot
 from subsense.deployment.drop_absent import draw_example, drop, present_arguments
-from subsense.deployment.export import compare, write_export, write_onnx
+from subsense.deployment.export import Different, compare, write_export, write_onnx
 from subsense.deployment.keeping import guard_keeping
 from subsense.errors import FoldError
 from subsense.injection.site import Site
 from subsense.modalities import Combination, CombinationLike, Modalities
-from subsense.modalities.inputs import Inputs
+from subsense.modalities.inputs import Inputs, read
 from subsense.modalities.loaders import num_rows
 from subsense.model.robust import RobustModel
 from subsense.routing.groups import output_tensors
@@ -105,12 +106,13 @@ def fold(
     guard_keeping(robust.network, folded)
     if given is None:
         return folded
-    _check(robust, folded, given, quality)
-    result = drop(robust.filled(folded), given, largest_constant) if drop_absent else folded
-    args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
-    for path, write in ((onnx, write_onnx), (export, write_export)):
-        if path:
-            write(result, args, kwargs, Path(path), free_batch=drop_absent)
+    with _explained(robust, given):
+        _check(robust, folded, given, quality)
+        result = drop(robust.filled(folded), given, largest_constant) if drop_absent else folded
+        args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
+        for path, write in ((onnx, write_onnx), (export, write_export)):
+            if path:
+                write(result, args, kwargs, Path(path), free_batch=drop_absent)
     return result
 
 
@@ -180,6 +182,34 @@ def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs, quality: Tens
         what = "+".join(inputs)
         raise FoldError(f"fold: the adapted network itself gives NaN for {what}{why}; adapt it with another fill")
     compare("the folded network", expected, found)
+
+
+@contextmanager
+def _explained(robust: RobustModel, inputs: Inputs) -> Iterator[None]:
+    """Say, where numbers differ, whether that is because a norm makes rounding as large as a signal."""
+    try:
+        yield
+    except Different as error:
+        batch = read(robust.modalities, inputs)
+        with evaluating(robust):
+            why = robust.execution.rounding.explain(robust.fill(batch), batch) or _nested(robust)
+        raise Different(f"{error}{why}") from error
+
+
+def _nested(robust: RobustModel) -> str:
+    """Name encoders of torch that give zeros for what is masked, but only without gradients and hooks."""
+    encoders = [
+        path
+        for path, module in robust.network.named_modules()
+        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor
+    ]
+    if not encoders or not robust.fill.masks:
+        return ""
+    return (
+        f". The likely cause: without gradients and hooks {', '.join(encoders)} (TransformerEncoder) "
+        "gives zeros for masked tokens, and else what attention makes of them, and the network reads these; build it "
+        "with enable_nested_tensor=False, which is right in both"
+    )
 
 
 def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow]) -> None:

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ from subsense.routing.groups import output_names, output_tensors
 from subsense.routing.route import Route
 from subsense.routing.router import Router
 from subsense.support.modules import evaluating
+
+if TYPE_CHECKING:
+    from subsense.model.rounding import Rounding
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Execution:
 
     Attributes:
         rows: where rows are inside the network, found out when a mixed batch asks.
+        rounding: what becomes of rounding in norms, looked at in the first call of each combination.
 
     `training` says whether adapters are in training mode, in which a set may be used that is not finished.
     """
@@ -69,12 +74,25 @@ class Execution:
         """Give the declared modalities."""
         return self.router.modalities
 
+    @cached_property
+    def rounding(self) -> Rounding:
+        """Give what looks at norms; imported when the model is first called."""
+        from subsense.model.rounding import Rounding
+
+        return Rounding(self.network, self.call, self.modalities, self.plain, self.injection.paused)
+
     def hold(self) -> Any:
         """Give a context in which no other thread runs the model."""
         return self._guard.hold()
 
     def run(self, filled: Filled, batch: Batch, training: bool) -> Any:
         """Give the network's own output for a batch, whatever is missing."""
+        if torch.compiler.is_compiling() or not self.rounding.norms:
+            return self._run_batch(filled, batch, training)
+        with self.rounding.watching(filled, batch):
+            return self._run_batch(filled, batch, training)
+
+    def _run_batch(self, filled: Filled, batch: Batch, training: bool) -> Any:
         if batch.quality is not None and not torch.compiler.is_compiling():
             return self.rows.retried(lambda: self._graded(filled, batch, training))
         if batch.code is not None:
@@ -186,23 +204,7 @@ class Execution:
             self.router.trained_rows |= set(weights.any(0).nonzero().flatten().tolist())
 
     def _compiled(self, filled: Filled, batch: Batch, training: bool) -> Any:
-        if self.call.omits:
-            raise InputError(
-                "a graph with `present` can't run rows in groups, and nothing stands in for "
-                f"{', '.join(sorted(self.call.omits))} (fill 'omit'); leave `present` out of the graph: one "
-                "combination at a time, or choose another fill"
-            )
-        if self.rows.unknown:
-            raise InputError(
-                "a graph with `present` needs to know where rows are inside the network: call the model once with "
-                "a mixed batch, or model.locate(inputs), before compiling it"
-            )
-        if self.call.needs_groups:
-            raise InputError(
-                "a graph with `present` can't run rows in groups, and the function that calls the network isn't told "
-                "what each row has; give it an argument for that: call=lambda network, inputs, present: ..., or leave "
-                "`present` out of the graph: one combination at a time"
-            )
+        _check_one_graph(self.call, self.rows)
         present = batch.present.to(batch.device)
         if batch.quality is None:
             return self._adapted(filled, self.router.dynamic(present, self.rows.placements, training), present)
@@ -241,3 +243,24 @@ class Execution:
             output = self.call(self.network, self.modalities, filled, present)
         self.rows.names = output_names(output)
         return observed | {OUTPUT: output_tensors(output)}
+
+
+def _check_one_graph(call: Call, rows: Rows) -> None:
+    """Raise `InputError` where a graph with `present` can't run rows that differ."""
+    if call.omits:
+        raise InputError(
+            "a graph with `present` can't run rows in groups, and nothing stands in for "
+            f"{', '.join(sorted(call.omits))} (fill 'omit'); leave `present` out of the graph: one "
+            "combination at a time, or choose another fill"
+        )
+    if rows.unknown:
+        raise InputError(
+            "a graph with `present` needs to know where rows are inside the network: call the model once with "
+            "a mixed batch, or model.locate(inputs), before compiling it"
+        )
+    if call.needs_groups:
+        raise InputError(
+            "a graph with `present` can't run rows in groups, and the function that calls the network isn't told "
+            "what each row has; give it an argument for that: call=lambda network, inputs, present: ..., or leave "
+            "`present` out of the graph: one combination at a time"
+        )

@@ -19,7 +19,7 @@ from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.calling import Call, gather
 from subsense.modalities.declaration import Wanted
 from subsense.modalities.filling import Filling
-from subsense.modalities.inputs import Batch, Filled, Inputs, check_finite, read
+from subsense.modalities.inputs import Batch, Filled, Inputs, check_finite, check_not_empty, read
 from subsense.modalities.masks import check_masks
 from subsense.model.adapter_state import (
     EXTRA,
@@ -47,7 +47,7 @@ class RobustModel(nn.Module):
         plan: its sites; printing it gives a table.
         fill: what stands in for missing inputs.
         banks: the trained parameters.
-        check_inputs: whether NaN and infinity in what is present are refused, and masks that hide all of it.
+        check_inputs: whether NaN, infinity, axes of no size and masks that hide everything are refused.
     """
 
     def __init__(
@@ -247,6 +247,7 @@ def _read(robust: RobustModel, inputs: Inputs, present: Tensor | None) -> Batch:
     if not torch.compiler.is_compiling():
         check_unsharded(robust)
     if robust.check_inputs and not torch.compiler.is_compiling():
+        check_not_empty(robust.modalities, batch)
         check_finite(robust.modalities, batch, robust.fill.masks)
         check_masks(robust.modalities, robust.fill.masks, batch)
     return batch
