@@ -37,6 +37,7 @@ NOUNS = {
     "LayerClass",
     "Mean",
     "Modalities",
+    "Monitor",
     "Plan",
     "Results",
     "RobustModel",
