@@ -11,7 +11,7 @@ from torch import Tensor
 from subsense.degradation.layout import Layout, layout_of
 from subsense.errors import InputError, ModalityError
 from subsense.modalities import Axes
-from subsense.model.watching.sensor import TESTS, Choice, Sensor, losses, standardised
+from subsense.model.watching.sensor import TESTS, Choice, Sensor, losses
 from subsense.model.watching.traits import Traits, arranged, num_run_axes, traits
 
 FOLDS = 5
@@ -72,11 +72,10 @@ def _fitted(layout: Layout | None, values: Tensor, top: float) -> tuple[Sensor, 
     """Fit everything but the limits; give what a share `top` of the rows lose at most by each test (test,), too."""
     axes = num_run_axes(layout)
     centre, scale = _moments(values)
-    units = standardised(values, centre, scale)
-    flat = units.flatten(2)
-    low, high = flat.amin(2).quantile(1 - TOP, dim=0), flat.amax(2).quantile(TOP, dim=0)
-    found = traits(units, axes, low, high)
-    table = torch.cat([torch.stack([centre, scale, low, high, torch.zeros_like(low)]), *_spread(found)])
+    least, most = ((end - centre) / scale for end in values.float().flatten(2).aminmax(dim=2))
+    scales = torch.stack([centre, scale, least.quantile(1 - TOP, dim=0), most.quantile(TOP, dim=0)])
+    found = traits(values, axes, scales)
+    table = torch.cat([scales, torch.zeros_like(scales[:1]), *_spread(found)])
     levels = 1.0 if found.levels is None else float(found.levels.median())
     lost = losses(found, table, axes, levels)
     usual = dict(zip(TESTS, lost.quantile(TOP, dim=1).tolist(), strict=True))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from subsense.degradation.layout import LAYOUTS, Layout
-from subsense.model.watching.traits import FAR, Traits, arranged, num_run_axes, traits
+from subsense.model.watching.traits import Traits, arranged, num_run_axes, traits
 
 TESTS = ("beyond", "held", "quiet", "coarse", "shift", "noise", "spread", "soft")
 """Of each row, how much of what a healthy one tells is lost. On a tie the first one is the reason."""
@@ -87,8 +87,7 @@ class Sensor:
 
     def traits(self, values: Tensor) -> Traits:
         """Take the traits of finite rows, (row, channel, ...) in the input's own units."""
-        table = self.table.to(values.device)
-        return traits(standardised(values, table[0], table[1]), self.axes, table[2], table[3])
+        return traits(values, self.axes, self.table[:4].to(values.device))
 
     def losses(self, of: Traits) -> Tensor:
         """Give what rows lose by each test, (test, row) in [0, 1]."""
@@ -103,12 +102,6 @@ class Sensor:
         """Give what rows lose beyond what is usual, (test, row)."""
         usual = torch.tensor([self.usual[test] for test in TESTS], device=lost.device)[:, None]
         return ((lost - usual) / (1 - usual).clamp_min(1e-2)).clamp(0, 1)
-
-
-def standardised(values: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
-    """Give (row, channel, ...) in deviations from the centre (channel,), float32, no further than `FAR`."""
-    shape = (-1, *[1] * (values.dim() - 2))
-    return ((values.float() - centre.view(shape)) / scale.view(shape)).clamp_(-FAR, FAR)
 
 
 def losses(of: Traits, table: Tensor, axes: int, usual_levels: float) -> Tensor:

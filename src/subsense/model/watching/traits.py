@@ -13,9 +13,11 @@ BLOCKS = 4
 """Into how many parts each axis is cut whose means are compared."""
 FAR = 1e15
 """Standard deviations beyond which a value is no further off: squares stay finite."""
-PAIRS = 256
-"""Neighbours that are looked at to tell coarse steps from held values."""
+PAIRS, SOME = 256, 1024
+"""Neighbours that are looked at to tell coarse steps from held values, and to count held ones, at most."""
 FEW_CHANGES = 4
+ENOUGH = 1 << 13
+"""Values by which roughness can be told."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,11 @@ class Traits:
         levels: distinct values / changes of value, 1 where none repeats (row,).
         step: between distinct values (row,).
         beyond: root mean square of what lies beyond the usual range (row,).
-        outside: share of values beyond it (row,).
     """
 
     mean: Tensor
     block: Tensor
     beyond: Tensor
-    outside: Tensor
     std: Tensor | None = None
     rough: Tensor | None = None
     held: Tensor | None = None
@@ -64,26 +64,30 @@ def num_run_axes(layout: Layout | None) -> int:
     return 0 if layout is None else int(layout.time is not None) + 2 * int(layout.space is not None)
 
 
-def traits(values: Tensor, axes: int, low: Tensor, high: Tensor) -> Traits:
-    """Take the traits of values (row, channel, ...) in deviations from the healthy mean.
+def traits(values: Tensor, axes: int, scales: Tensor) -> Traits:
+    """Take the traits of finite values (row, channel, ...), in deviations from the healthy mean.
 
     Args:
         axes: how many run axes they have.
-        low, high: the usual range (channel,).
+        scales: centre and deviation, in the values' own units; low and high end of the usual range (4, channel).
+
+    The numbers are read about ten times, so that a large input costs little: what is seldom needed is made for the rows
+    that need it.
     """
+    centre, scale, low, high = scales
+    values = _centred(values, centre, scale)
     flat = values.flatten(2)
-    mean = flat.mean(2)
-    over = torch.maximum(flat - high[:, None], low[:, None] - flat).clamp_min_(0)
-    beyond, outside = over.square().mean((1, 2)).sqrt(), (over > 0).flatten(1).float().mean(1)
-    block = _blocks(values, axes)
-    if flat.shape[2] == 1:
-        return Traits(mean, block, beyond, outside)
-    std = (flat.square().mean(2) - mean.square()).clamp_min(0).sqrt()
+    mean, block = flat.mean(2) / scale, _blocks(values, axes) / scale[:, None]
+    beyond = _beyond(flat, low * scale, high * scale, scale)
+    count = flat.shape[2]
+    if count == 1:
+        return Traits(mean, block, beyond)
+    square = (torch.linalg.vector_norm(flat, dim=2) / scale).square() / count
+    std = (square - mean.square()).clamp_min(0).sqrt()
     if not axes or min(values.shape[2:]) < 2:
-        return Traits(mean, block, beyond, outside, std)
-    steps = [values.diff(dim=2 + axis) for axis in range(axes)]
-    rough = torch.stack([(step.square().flatten(2).mean(2) / 2).sqrt() for step in steps], 2)
-    return Traits(mean, block, beyond, outside, std, rough, _held(steps), *_levels(flat))
+        return Traits(mean, block, beyond, std)
+    rough = [_rough(values, axis, axes) / scale for axis in range(axes)]
+    return Traits(mean, block, beyond, std, torch.stack(rough, 2), _held(values), *_levels(flat, scale))
 
 
 def longest_run(values: Tensor) -> Tensor:
@@ -107,19 +111,54 @@ def _blocks(values: Tensor, axes: int) -> Tensor:
     return values.flatten(2) if axes else values.flatten(2).mean(2, keepdim=True)
 
 
-def _held(steps: list[Tensor]) -> Tensor:
-    """Give the share of instants, or pixels, equal to their neighbours along every axis in all channels."""
-    same = [(step == 0).all(1) for step in steps]
-    size = [min(one.shape[axis] for one in same) for axis in range(1, same[0].dim())]
-    held = same[0].new_ones(())
-    for one in same:
-        for axis, length in enumerate(size, 1):
-            one = one.narrow(axis, 0, length)
-        held = held & one
-    return held.flatten(1).float().mean(1)
+def _centred(values: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
+    shape = (-1, *[1] * (values.dim() - 2))
+    values = values.float() - centre.view(shape)
+    far = (FAR * scale).view(shape)
+    least, most = values.aminmax()
+    return values.clamp(-far, far) if max(-float(least), float(most)) > float(far.min()) else values
 
 
-def _levels(flat: Tensor) -> tuple[Tensor, Tensor]:
+def _rough(values: Tensor, axis: int, axes: int) -> Tensor:
+    """Give the root mean square of half the steps along a run axis, (row, channel); of a large input by some lines."""
+    every = -(-values[0, 0].numel() // ENOUGH)
+    if axes > 1 and every > 1:
+        other = 2 + (axis + 1) % axes
+        values = values[(slice(None),) * other + (slice(None, None, every),)]
+    steps = values.diff(dim=2 + axis).flatten(2)
+    square: Tensor = steps.square().mean(2)
+    return (square / 2).sqrt()
+
+
+def _beyond(flat: Tensor, low: Tensor, high: Tensor, scale: Tensor) -> Tensor:
+    """Give the root mean square of what lies beyond a range, over channels (row,)."""
+    least, most = flat.amin(2), flat.amax(2)  # aminmax along an axis takes ten times as long
+    beyond = flat.new_zeros(len(flat))
+    if len(rows := ((least < low) | (most > high)).any(1).nonzero().flatten()):
+        some = flat[rows]
+        over = torch.maximum(some - high[:, None], low[:, None] - some).clamp_min(0) / scale[:, None]
+        beyond[rows] = over.square().mean((1, 2)).sqrt()
+    return beyond
+
+
+def _held(values: Tensor) -> Tensor:
+    """Give the share of instants, or pixels, that equal their next along every axis in all channels; of many, some."""
+    sizes = values.shape[2:]
+    inner = torch.tensor([size - 1 for size in sizes])
+    number = int(inner.prod())
+    at = torch.linspace(0, number - 1, min(SOME, number), dtype=torch.float64).long()
+    place, step, stride = torch.zeros_like(at), [], 1
+    for size in reversed(sizes):
+        place, at = place + at % (size - 1) * stride, at // (size - 1)
+        step.append(stride)
+        stride *= size
+    flat, place = values.flatten(2), place.to(values.device)
+    here = flat[:, :, place]
+    same = [(here == flat[:, :, place + one]).all(1) for one in step]
+    return torch.stack(same).all(0).float().mean(1)
+
+
+def _levels(flat: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Tell whether values change between a few levels only: distinct values / changes, and the step between them."""
     count = flat.shape[2] - 1
     at = torch.linspace(0, count - 1, min(PAIRS, count), device=flat.device).long()
@@ -134,4 +173,4 @@ def _levels(flat: Tensor) -> tuple[Tensor, Tensor]:
     levels = torch.where(enough.any(1), (share * enough).sum(1) / number, 1.0)
     top = torch.where(found.isfinite(), found, -torch.inf).amax(2)
     step = torch.where(enough, (top - found[:, :, 0]) / (distinct - 1).clamp_min(1), 0.0)
-    return levels, step.nan_to_num(0, 0, 0).sum(1) / number
+    return levels, (step.nan_to_num(0, 0, 0) / scale).sum(1) / number
