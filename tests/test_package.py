@@ -38,6 +38,7 @@ NOUNS = {
     "LayerClass",
     "Mean",
     "Modalities",
+    "Monitor",
     "Plan",
     "Results",
     "RobustModel",

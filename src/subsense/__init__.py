@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from subsense.model.adapt import adapt
     from subsense.model.checkpoint import load, save
     from subsense.model.robust import RobustModel
+    from subsense.monitoring.monitor import Monitor
     from subsense.training import Distill, train
     from subsense.training.baselines import finetune, train_dedicated
     from subsense.training.sampling import draw_present
@@ -85,6 +86,7 @@ __all__ = [
     "MissingFile",
     "Modalities",
     "ModalityError",
+    "Monitor",
     "NonFiniteLoss",
     "Norm",
     "OtherModalities",
@@ -162,6 +164,7 @@ _PLACES = {
     "subsense.model.adapt": ("adapt",),
     "subsense.model.checkpoint": ("load", "save"),
     "subsense.model.robust": ("RobustModel",),
+    "subsense.monitoring.monitor": ("Monitor",),
     "subsense.training": ("Distill", "train"),
     "subsense.training.baselines": ("finetune", "train_dedicated"),
     "subsense.training.sampling": ("draw_present",),

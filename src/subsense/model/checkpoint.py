@@ -40,6 +40,7 @@ from subsense.model.manifest import (
     seal,
 )
 from subsense.model.robust import RobustModel
+from subsense.model.watching import kept as watching
 from subsense.routing.router import Router
 from subsense.support.files import checksum_of_bytes, make_folder, write_atomically
 
@@ -50,7 +51,7 @@ Expected = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def save(robust: RobustModel, folder: str | Path) -> None:
-    """Save adapter sets, constant, mean and learned fills: all but the network's own weights.
+    """Save adapter sets, constant, mean and learned fills, and the monitor: all but the network's own weights.
 
     The tensors are written first, under a name made from their content, then the manifest that names them is put in
     place in one step; a process killed at any moment leaves the older version readable.
@@ -150,6 +151,8 @@ def load(
     _check_network(folder, manifest, network)
     method, layers = _method(folder, manifest, methods), _layers(manifest, network)
     fills = _fills(folder, manifest, fill)
+    if manifest.watch is not None:
+        watching.check(manifest.watch, declared, str(folder))
     planned = plan(network, method, include=manifest.sites, layers=layers, merge=manifest.merged)
     parsed = parse_call(_call(folder, manifest, call), declared)
     with torch.device("meta"):  # nothing of a declared size is made before the file is known to have it
@@ -162,12 +165,15 @@ def load(
     with torch.no_grad():
         for name, stand_in in filling.stand_ins().items():
             stand_in.copy_(tensors[name])
-    return inject(network, planned, tensors, filling, router, parsed)
+    robust = inject(network, planned, tensors, filling, router, parsed)
+    if manifest.watch is not None:
+        robust.monitor = watching.restored(manifest.watch, declared, tensors)
+    return robust
 
 
 def _manifest(robust: RobustModel, tensors: str) -> Manifest:
     return Manifest(
-        format=FORMAT if robust.plan.merged else 1,
+        format=FORMAT if robust.monitor else 2 if robust.plan.merged else 1,
         subsense=version("subsense"),
         torch=torch.__version__,
         network=type(robust.network).__name__,
@@ -183,17 +189,20 @@ def _manifest(robust: RobustModel, tensors: str) -> Manifest:
         sites=list(dict.fromkeys(path for site in robust.plan.sites for path in site.modules)),
         layers=[_declared(layer) for layer in robust.plan.declared],
         merged=bool(robust.plan.merged),
+        watch=None if robust.monitor is None else watching.keep(robust.monitor),
         tensors=tensors,
     )
 
 
 def _data(manifest: Manifest) -> dict[str, Any]:
-    """Give a manifest as JSON data; where no sites were merged, as versions before that could read it."""
-    return manifest.model_dump(mode="json", exclude=set() if manifest.merged else {"merged"})
+    """Give a manifest as JSON data; what isn't used is left out, so that versions before it can read it."""
+    unused = {name for name in ("merged", "watch") if not getattr(manifest, name)}
+    return manifest.model_dump(mode="json", exclude=unused)
 
 
 def _tensors(robust: RobustModel) -> dict[str, Tensor]:
-    return {**robust.banks.named(), **robust.fill.stand_ins()}
+    watched = {} if robust.monitor is None else watching.tables(robust.monitor)
+    return {**robust.banks.named(), **robust.fill.stand_ins(), **watched}
 
 
 def _read_tensors(folder: Path, manifest: Manifest, expected: Expected) -> dict[str, Tensor]:
@@ -244,7 +253,12 @@ def _expected(
         name: ((num_rows_of(adapter, num_rows), *site.adapters[adapter][parameter]), dtype)
         for name, (site, adapter, parameter) in bank_names(planned).items()
     }
-    return banks | {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()}
+    watched = {} if manifest.watch is None else watching.shapes(manifest.watch)
+    return {
+        **banks,
+        **{name: (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()},
+        **{name: (shape, torch.float32) for name, shape in watched.items()},
+    }
 
 
 def _check_tensors(folder: Path, found: Mapping[str, tuple[tuple[int, ...], str]], expected: Expected) -> None:
