@@ -12,6 +12,7 @@ import subsense
 
 VERBS = {
     "adapt",
+    "audit",
     "calibrate",
     "collect_examples",
     "draw_present",
@@ -28,6 +29,7 @@ VERBS = {
 }
 NOUNS = {
     "AttentionClass",
+    "AuditReport",
     "CalibrationReport",
     "Collate",
     "Combination",

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from subsense.model.adapt import adapt
     from subsense.model.checkpoint import load, save
     from subsense.model.robust import RobustModel
+    from subsense.monitoring.audit import audit
+    from subsense.monitoring.audit_report import AuditReport
     from subsense.training import Distill, train
     from subsense.training.baselines import finetune, train_dedicated
     from subsense.training.sampling import draw_present
@@ -60,6 +62,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SSF",
     "AttentionClass",
+    "AuditReport",
     "BitFit",
     "CalibrationError",
     "CalibrationReport",
@@ -103,6 +106,7 @@ __all__ = [
     "UntrainedCombination",
     "WriteError",
     "adapt",
+    "audit",
     "calibrate",
     "collect_examples",
     "draw_present",
@@ -159,6 +163,8 @@ _PLACES = {
     "subsense.model.adapt": ("adapt",),
     "subsense.model.checkpoint": ("load", "save"),
     "subsense.model.robust": ("RobustModel",),
+    "subsense.monitoring.audit": ("audit",),
+    "subsense.monitoring.audit_report": ("AuditReport",),
     "subsense.training": ("Distill", "train"),
     "subsense.training.baselines": ("finetune", "train_dedicated"),
     "subsense.training.sampling": ("draw_present",),

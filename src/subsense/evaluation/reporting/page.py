@@ -25,7 +25,7 @@ def page(results: Results, examples: Examples | None = None) -> str:
     """
     table = _Table(results)
     summary = results.summary
-    return _template().render(
+    return template("page.html.j2").render(
         results=results,
         columns=[(column, results.heading(column)) for column in results.columns],
         rows=[table.line(row) for row in results.rows],
@@ -158,7 +158,8 @@ def _plain(examples: Examples) -> dict[str, object]:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """Give one of the templates, with every value escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -166,4 +167,4 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)

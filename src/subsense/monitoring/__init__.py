@@ -1,0 +1,1 @@
+"""What is known of inputs and outputs in service: audit, confidence, monitor."""
