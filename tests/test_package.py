@@ -15,6 +15,7 @@ VERBS = {
     "audit",
     "calibrate",
     "collect_examples",
+    "confidence",
     "draw_present",
     "evaluate",
     "finetune",
@@ -33,6 +34,7 @@ NOUNS = {
     "CalibrationReport",
     "Collate",
     "Combination",
+    "Confidence",
     "Constant",
     "Distill",
     "Incomplete",
@@ -40,8 +42,10 @@ NOUNS = {
     "Mean",
     "Modalities",
     "Plan",
+    "Prediction",
     "Results",
     "RobustModel",
+    "Trust",
 }
 METHODS = {"BitFit", "Common", "LoRA", "Norm", "SSF", "Scale", "Shift"}
 ERRORS = {

@@ -50,9 +50,11 @@ if TYPE_CHECKING:
     from subsense.modalities.filling import Constant, Mean
     from subsense.model.adapt import adapt
     from subsense.model.checkpoint import load, save
+    from subsense.model.confidence import Confidence, Prediction, Trust
     from subsense.model.robust import RobustModel
     from subsense.monitoring.audit import audit
     from subsense.monitoring.audit_report import AuditReport
+    from subsense.monitoring.confidence.fit import confidence
     from subsense.training import Distill, train
     from subsense.training.baselines import finetune, train_dedicated
     from subsense.training.sampling import draw_present
@@ -70,6 +72,7 @@ __all__ = [
     "Collate",
     "Combination",
     "Common",
+    "Confidence",
     "Constant",
     "DamagedFile",
     "DataError",
@@ -93,6 +96,7 @@ __all__ = [
     "OtherNetwork",
     "Plan",
     "PlanError",
+    "Prediction",
     "RecipeError",
     "Results",
     "ResultsError",
@@ -101,6 +105,7 @@ __all__ = [
     "Shift",
     "SubsenseError",
     "TrainingError",
+    "Trust",
     "UnmatchedPattern",
     "UnsupportedLayer",
     "UntrainedCombination",
@@ -109,6 +114,7 @@ __all__ = [
     "audit",
     "calibrate",
     "collect_examples",
+    "confidence",
     "draw_present",
     "evaluate",
     "finetune",
@@ -162,9 +168,11 @@ _PLACES = {
     "subsense.modalities.filling": ("Constant", "Mean"),
     "subsense.model.adapt": ("adapt",),
     "subsense.model.checkpoint": ("load", "save"),
+    "subsense.model.confidence": ("Confidence", "Prediction", "Trust"),
     "subsense.model.robust": ("RobustModel",),
     "subsense.monitoring.audit": ("audit",),
     "subsense.monitoring.audit_report": ("AuditReport",),
+    "subsense.monitoring.confidence.fit": ("confidence",),
     "subsense.training": ("Distill", "train"),
     "subsense.training.baselines": ("finetune", "train_dedicated"),
     "subsense.training.sampling": ("draw_present",),

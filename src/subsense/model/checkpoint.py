@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, deserialize
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
@@ -16,7 +18,15 @@ from torch import Tensor, nn
 
 from subsense.adapters import Adapter, from_json, to_json
 from subsense.adapters.common import num_rows_of
-from subsense.errors import CheckpointError, DamagedFile, ForeignTensor, OtherModalities, OtherNetwork, PlanError
+from subsense.errors import (
+    CheckpointError,
+    DamagedFile,
+    ForeignTensor,
+    ModalityError,
+    OtherModalities,
+    OtherNetwork,
+    PlanError,
+)
 from subsense.injection.banks import bank_dtype, bank_names
 from subsense.injection.hooks import check_unadapted
 from subsense.injection.planning import Plan, plan
@@ -27,7 +37,6 @@ from subsense.modalities.filling import KINDS, Constant, FillFunction, Filling, 
 from subsense.model.adapt import inject
 from subsense.model.fingerprint import fingerprint
 from subsense.model.manifest import (
-    FORMAT,
     HUB_TENSORS,
     MANIFEST,
     MOST_HEADER,
@@ -42,6 +51,9 @@ from subsense.model.manifest import (
 from subsense.model.robust import RobustModel
 from subsense.routing.router import Router
 from subsense.support.files import checksum_of_bytes, make_folder, write_atomically
+
+if TYPE_CHECKING:
+    from subsense.model.confidence import Confidence
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
            torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
@@ -162,12 +174,15 @@ def load(
     with torch.no_grad():
         for name, stand_in in filling.stand_ins().items():
             stand_in.copy_(tensors[name])
-    return inject(network, planned, tensors, filling, router, parsed)
+    trusted = _confidence(folder, manifest, declared)
+    robust = inject(network, planned, tensors, filling, router, parsed)
+    robust.confidence = trusted
+    return robust
 
 
 def _manifest(robust: RobustModel, tensors: str) -> Manifest:
     return Manifest(
-        format=FORMAT if robust.plan.merged else 1,
+        format=3 if robust.confidence else 2 if robust.plan.merged else 1,
         subsense=version("subsense"),
         torch=torch.__version__,
         network=type(robust.network).__name__,
@@ -183,13 +198,15 @@ def _manifest(robust: RobustModel, tensors: str) -> Manifest:
         sites=list(dict.fromkeys(path for site in robust.plan.sites for path in site.modules)),
         layers=[_declared(layer) for layer in robust.plan.declared],
         merged=bool(robust.plan.merged),
+        confidence=json.loads(robust.confidence.model_dump_json()) if robust.confidence else None,
         tensors=tensors,
     )
 
 
 def _data(manifest: Manifest) -> dict[str, Any]:
-    """Give a manifest as JSON data; where no sites were merged, as versions before that could read it."""
-    return manifest.model_dump(mode="json", exclude=set() if manifest.merged else {"merged"})
+    """Give a manifest as JSON data; without merged sites and confidence, as versions before those could read it."""
+    left_out = {name for name in ("merged", "confidence") if not getattr(manifest, name)}
+    return manifest.model_dump(mode="json", exclude=left_out)
 
 
 def _tensors(robust: RobustModel) -> dict[str, Tensor]:
@@ -218,6 +235,20 @@ def _modalities(folder: Path, manifest: Manifest, expected: Mapping[str, AxisSpe
         if wanted != saved:
             raise OtherModalities(f"{folder}: made for modalities {saved.spec}, but {wanted.spec} were expected")
     return saved
+
+
+def _confidence(folder: Path, manifest: Manifest, modalities: Modalities) -> Confidence | None:
+    if manifest.confidence is None:
+        return None
+    from subsense.model.confidence import Confidence
+
+    try:
+        found = Confidence.model_validate(manifest.confidence)
+        for trust in found.trusts:
+            modalities.combination(trust.combination)
+    except (ValidationError, ModalityError) as error:
+        raise DamagedFile(f"{folder / MANIFEST}: no confidence as `subsense.save` writes it: {error}") from None
+    return found
 
 
 def _check_network(folder: Path, manifest: Manifest, network: nn.Module) -> None:

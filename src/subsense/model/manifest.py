@@ -15,7 +15,7 @@ from subsense.adapters.layers.declare import AttentionClass, Declaration, LayerC
 from subsense.errors import CheckpointError, DamagedFile, MissingFile, OtherNetwork
 from subsense.support.files import checksum, parse_object
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 HUB_CONFIG, HUB_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 """What the Hub calls the two files; its configuration holds the manifest."""
@@ -65,6 +65,7 @@ class Manifest(BaseModel):
     sites: list[str]
     layers: list[DeclaredLayer | DeclaredAttention]
     merged: bool = False
+    confidence: dict[str, Any] | None = None
     tensors: Annotated[str, Field(pattern=r"^adapters-[0-9a-f]{16}\.safetensors$")]
 
 

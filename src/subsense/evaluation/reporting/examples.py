@@ -13,11 +13,11 @@ from torch.utils.data import default_collate
 
 from subsense.errors import InputError
 from subsense.evaluation.evaluate import asked_for
-from subsense.evaluation.measure import are_finite, select_scores
 from subsense.evaluation.reporting.thumbnails import class_colour, image, mask, picture
 from subsense.modalities import Combination, Modalities
 from subsense.modalities.declaration import Wanted
 from subsense.modalities.loaders import moved
+from subsense.model.scores import are_finite, select_scores
 from subsense.support.modules import device_of, evaluating
 
 if TYPE_CHECKING:
