@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from subsense.evaluation import wording
 from subsense.evaluation.reporting.examples import Examples
 from subsense.evaluation.results import COLUMNS, Results, Row
 from subsense.evaluation.wording import show_share
@@ -37,6 +38,7 @@ def page(results: Results, examples: Examples | None = None) -> str:
         tiles=_tiles(results),
         modalities=list(results.modalities),
         examples=_plain(examples) if examples else None,
+        reliability=wording.reliability(results),
     )
 
 
