@@ -12,8 +12,10 @@ import subsense
 
 VERBS = {
     "adapt",
+    "audit",
     "calibrate",
     "collect_examples",
+    "confidence",
     "draw_present",
     "evaluate",
     "export",
@@ -29,9 +31,11 @@ VERBS = {
 }
 NOUNS = {
     "AttentionClass",
+    "AuditReport",
     "CalibrationReport",
     "Collate",
     "Combination",
+    "Confidence",
     "Constant",
     "Distill",
     "Incomplete",
@@ -40,8 +44,10 @@ NOUNS = {
     "Modalities",
     "Monitor",
     "Plan",
+    "Prediction",
     "Results",
     "RobustModel",
+    "Trust",
 }
 METHODS = {"BitFit", "Common", "LoRA", "Norm", "SSF", "Scale", "Shift"}
 ERRORS = {

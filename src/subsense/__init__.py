@@ -51,7 +51,11 @@ if TYPE_CHECKING:
     from subsense.modalities.filling import Constant, Mean
     from subsense.model.adapt import adapt
     from subsense.model.checkpoint import load, save
+    from subsense.model.confidence import Confidence, Prediction, Trust
     from subsense.model.robust import RobustModel
+    from subsense.monitoring.audit import audit
+    from subsense.monitoring.audit_report import AuditReport
+    from subsense.monitoring.confidence.fit import confidence
     from subsense.monitoring.monitor import Monitor
     from subsense.training import Distill, train
     from subsense.training.baselines import finetune, train_dedicated
@@ -62,6 +66,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SSF",
     "AttentionClass",
+    "AuditReport",
     "BitFit",
     "CalibrationError",
     "CalibrationReport",
@@ -69,6 +74,7 @@ __all__ = [
     "Collate",
     "Combination",
     "Common",
+    "Confidence",
     "Constant",
     "DamagedFile",
     "DataError",
@@ -93,6 +99,7 @@ __all__ = [
     "OtherNetwork",
     "Plan",
     "PlanError",
+    "Prediction",
     "RecipeError",
     "Results",
     "ResultsError",
@@ -101,13 +108,16 @@ __all__ = [
     "Shift",
     "SubsenseError",
     "TrainingError",
+    "Trust",
     "UnmatchedPattern",
     "UnsupportedLayer",
     "UntrainedCombination",
     "WriteError",
     "adapt",
+    "audit",
     "calibrate",
     "collect_examples",
+    "confidence",
     "draw_present",
     "evaluate",
     "export",
@@ -163,7 +173,11 @@ _PLACES = {
     "subsense.modalities.filling": ("Constant", "Mean"),
     "subsense.model.adapt": ("adapt",),
     "subsense.model.checkpoint": ("load", "save"),
+    "subsense.model.confidence": ("Confidence", "Prediction", "Trust"),
     "subsense.model.robust": ("RobustModel",),
+    "subsense.monitoring.audit": ("audit",),
+    "subsense.monitoring.audit_report": ("AuditReport",),
+    "subsense.monitoring.confidence.fit": ("confidence",),
     "subsense.monitoring.monitor": ("Monitor",),
     "subsense.training": ("Distill", "train"),
     "subsense.training.baselines": ("finetune", "train_dedicated"),

@@ -12,8 +12,8 @@ from sklearn import metrics as sk
 
 from subsense.errors import MetricError
 from subsense.evaluation import metrics
-from subsense.evaluation.measure import select_scores
 from subsense.evaluation.metrics import METRICS
+from subsense.model.scores import select_scores
 
 ROWS, CLASSES = 97, 7
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 from subsense.errors import FoldError
 from subsense.support.torch_private import tree_flatten, tree_map
 
+NOTHING: Mapping[str, str] = {}
 TOLERANCE = 1e-4  # of the greatest output; exported kernels sum in another order
 CLOSE = 1e-5  # the same kernels on other numbers of rows
 TRACED_ROWS = 13  # a free batch size is traced with one that networks have no other use for
@@ -69,9 +70,14 @@ def take_rows(value: Any, num_rows: int) -> Any:
 
 
 def write_export(
-    folded: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path, free_batch: bool = False
+    folded: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    path: Path,
+    free_batch: bool = False,
+    notes: Mapping[str, str] = NOTHING,
 ) -> None:
-    """Write a network with `torch.export`, read it back, and compare.
+    """Write a network with `torch.export`, read it back, and compare; the file also holds notes, name -> text.
 
     Raises:
         FoldError: it can't be exported, or gives other numbers.
@@ -79,7 +85,7 @@ def write_export(
     program = trace(folded, args, kwargs, free_batch)
     program.example_inputs = None  # they would be in the file, pickled
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.export.save(program, path)
+    torch.export.save(program, path, extra_files=dict(notes))
     again = torch.export.load(path).module()
     for some_args, some_kwargs in _batches(args, kwargs, free_batch):
         with torch.no_grad():
@@ -87,9 +93,14 @@ def write_export(
 
 
 def write_onnx(
-    folded: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path, free_batch: bool = False
+    folded: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    path: Path,
+    free_batch: bool = False,
+    notes: Mapping[str, str] = NOTHING,
 ) -> None:
-    """Write a network as ONNX, run it with onnxruntime, and compare.
+    """Write a network as ONNX, run it with onnxruntime, and compare; notes are among its metadata.
 
     Raises:
         FoldError: the extra ``subsense[onnx]`` is not installed, it can't be exported, or gives other numbers.
@@ -104,6 +115,8 @@ def write_onnx(
         "ONNX export",
         lambda: torch.onnx.export(model, args, str(path), kwargs=kwargs, dynamo=True, verbose=False),
     )
+    if notes:
+        _write_notes(path, notes)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     for some_args, some_kwargs in _batches(args, kwargs, free_batch):
@@ -112,6 +125,16 @@ def write_onnx(
         with torch.no_grad():
             expected = tensors_of(folded(*some_args, **some_kwargs))
         compare(path, expected, [torch.from_numpy(one) for one in found])
+
+
+def _write_notes(path: Path, notes: Mapping[str, str]) -> None:
+    """Add notes to the metadata of an ONNX file; weights that lie beside it stay there."""
+    import onnx
+
+    written = onnx.load(str(path), load_external_data=False)
+    for name, text in notes.items():
+        written.metadata_props.add(key=name, value=text)
+    onnx.save(written, str(path))
 
 
 def _batches(args: tuple[Any, ...], kwargs: dict[str, Any], free_batch: bool) -> list[Arguments]:

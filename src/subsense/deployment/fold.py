@@ -112,8 +112,18 @@ def fold(
         args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
         for path, write in ((onnx, write_onnx), (export, write_export)):
             if path:
-                write(result, args, kwargs, Path(path), free_batch=drop_absent)
+                notes = _notes(robust, present, quality)
+                write(result, args, kwargs, Path(path), free_batch=drop_absent, notes=notes)
     return result
+
+
+def _notes(robust: RobustModel, combination: Combination, quality: Tensor | None) -> dict[str, str]:
+    """Give what an exported file says of itself: how far it can be trusted, where that was calibrated."""
+    if robust.confidence is None:
+        return {}
+    present = robust.modalities.present(combination) if quality is None else quality
+    trust = robust.confidence.trust(present.double().flatten().tolist(), robust.modalities)
+    return {"subsense.trust": trust.model_dump_json()}
 
 
 def prepare(
