@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from subsense.adapters.affine import Recall
+from subsense.errors import InputError
 from subsense.routing.choice import Choice
 from subsense.routing.placement import NotLocated, Placement, _shaped
 
