@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from subsense.adapters import Adapter
-from subsense.adapters.layers.layer import Layer, Slot
+from subsense.adapters.folding import fold_sets
+from subsense.adapters.layers.computed import make_plain, refresh
+from subsense.adapters.layers.layer import Slot
 from subsense.deployment.drop_absent import draw_example, drop, present_arguments
 from subsense.deployment.export import Different, compare, write_export, write_onnx
 from subsense.deployment.keeping import guard_keeping
@@ -101,6 +103,7 @@ def fold(
         given = draw_example(robust.modalities, present, robust.network)
     adapters = robust.adapter_set(combination)
     with robust.no_adapters():
+        refresh(robust.network)
         folded = copy.deepcopy(robust.network)
     for _, rows in groupby(adapters, key=lambda one: one[0].key):
         _fold_site(folded, list(rows))
@@ -114,8 +117,18 @@ def fold(
         args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
         for path, write in ((onnx, write_onnx), (export, write_export)):
             if path:
-                write(result, args, kwargs, Path(path), free_batch=drop_absent)
+                notes = _notes(robust, present, quality)
+                write(result, args, kwargs, Path(path), free_batch=drop_absent, notes=notes)
     return result
+
+
+def _notes(robust: RobustModel, combination: Combination, quality: Tensor | None) -> dict[str, str]:
+    """Give what an exported file says of itself: how far it can be trusted, where that was calibrated."""
+    if robust.confidence is None:
+        return {}
+    present = robust.modalities.present(combination) if quality is None else quality
+    trust = robust.confidence.trust(present.double().flatten().tolist(), robust.modalities)
+    return {"subsense.trust": trust.model_dump_json()}
 
 
 def prepare(
@@ -237,11 +250,15 @@ def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow]) -> None:
     layer = site.layer
     weights, like = _Once(), _like(folded, next(iter(rows[0][2].values())))
     for module in modules:
+        if layer.computed:
+            make_plain(module)
         weight = layer.weight.read(module)
         plain = like.new_ones(layer.weight.shape) if weight is None else weight.detach()
         acting = plain + layer.offset if layer.offset else plain
         bias = layer.bias.read(module) if layer.bias else None
-        new_weight, new_bias = _fold_rows(layer, rows, acting, None if bias is None else bias.detach())
+        new_weight, new_bias = fold_sets(
+            layer, [(adapter, row) for _, adapter, row in rows], acting, None if bias is None else bias.detach()
+        )
         new_weight = (new_weight - layer.offset if layer.offset else new_weight).to(plain.dtype)
         weights.write(layer.weight, module, new_weight, changed=not torch.equal(new_weight, plain))
         if layer.bias and new_bias is not None:
@@ -252,16 +269,6 @@ def _like(network: nn.Module, row: Tensor) -> Tensor:
     """Give a tensor of the dtype and device for parameters that a layer does not have yet."""
     floats = (parameter for parameter in network.parameters() if parameter.is_floating_point())
     return next(floats, row).to(row.device)
-
-
-def _fold_rows(
-    layer: Layer, rows: Sequence[AdapterRow], weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    result: tuple[Tensor, Tensor | None] = weight.to(wide), None if bias is None else bias.to(wide)
-    for _, adapter, row in rows:
-        result = adapter.fold(layer, {name: value.to(result[0]) for name, value in row.items()}, *result)
-    return result
 
 
 class _Once:

@@ -11,12 +11,12 @@ from torch import nn
 from transformers import TrainerCallback
 
 from subsense.evaluation.evaluate import evaluate
-from subsense.evaluation.measure import select_scores
 from subsense.evaluation.results import Column
 from subsense.integrations.objective import BatchLoss, Unused, batch_loss, check_belongs
 from subsense.modalities import CombinationLike
 from subsense.modalities.collating import Collate
 from subsense.model.robust import RobustModel
+from subsense.model.scores import select_scores
 from subsense.training.losses import Distill, Loss, Select
 from subsense.training.seeding import derive_seed
 

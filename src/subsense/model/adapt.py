@@ -49,6 +49,9 @@ def adapt(
     The network is frozen and put in eval mode; its weights, classes and `state_dict` stay as they are, and
     `RobustModel.detach` gives it back untouched. With every modality present it computes exactly what it did before.
 
+    Warns where no adapter could reach more than a tenth of the parameters, embeddings aside, naming the largest and
+    what declares them.
+
     Args:
         network: any `nn.Module`.
         modalities: name -> axis string without the batch: ``{"rgb": "3 H W", "thermal": "1 H W"}``.
@@ -85,6 +88,8 @@ def adapt(
     >>> robust({"left": torch.zeros(5, 4), "right": torch.zeros(5, 6)}).shape
     torch.Size([5, 2])
     """
+    from subsense.injection.uncovered import warn_of_uncovered
+
     if not isinstance(modalities, Modalities):
         modalities = Modalities(spread_arguments(Modalities(modalities).spec, call))
     check_unadapted(network)
@@ -98,6 +103,7 @@ def adapt(
     planned = plan(network, method, include=include, exclude=exclude, layers=layers, merge=merge)
     banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
     filling.ask()
+    warn_of_uncovered(network, planned.uncovered, stacklevel=2)
     robust = inject(network, planned, banks, filling, router, parsed)
     robust.check_inputs, robust.injection.saved = check_inputs, saved
     return robust

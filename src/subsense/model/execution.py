@@ -29,6 +29,7 @@ from subsense.routing.groups import output_names, output_tensors
 from subsense.routing.route import Route
 from subsense.routing.router import Router
 from subsense.support.modules import evaluating
+from subsense.support.torch_private import next_node
 
 if TYPE_CHECKING:
     from subsense.model.rounding import Rounding
@@ -66,7 +67,8 @@ class Execution:
         self.injection, self.call = injection, call
         self.before = Before(network)
         self.reach = Reach(plan, router, injection, call)
-        self.rows = Rows(self.observe, [site.key for site in plan.sites], call, self.reach.check_located)
+        alike = any(site.layer.whole for site in plan.sites)
+        self.rows = Rows(self.observe, [site.key for site in plan.sites], call, self.reach.check_located, alike)
         self._guard, self._graphs = _Guard(), Graphs()
 
     @property
@@ -214,6 +216,10 @@ class Execution:
         weights = weights_or_nan(self.router, quality, training).to(self.injection.banks.dtype)
         return self._adapted(filled, Route(Choice(weights), False, self.rows.placements), present)
 
+    def along(self, filled: Filled, route: Route, present: Tensor) -> Any:
+        """Give the network's own output along a route that the caller made."""
+        return self._adapted(filled, route, present)
+
     def _adapted(self, filled: Filled, route: Route, present: Tensor | None, code: int | None = None) -> Any:
         output, is_lost = self._run(filled, route, present)
         if is_lost:  # a kept output was changed in place, as it never was before: now it is known
@@ -224,7 +230,11 @@ class Execution:
 
     def _run(self, filled: Filled, route: Route, present: Tensor | None) -> tuple[Any, bool]:
         with plain_attention(), self.injection.using(route) as running:
+            plain = not torch.compiler.is_compiling()
+            first = next_node() if plain else 0
             output = self.call(self.network, self.modalities, filled, present)
+            if plain and torch.is_grad_enabled():
+                self.injection.passes.keep(running, first, output_tensors(output))
             return output, bool(running.watched) and running.settle(output_tensors(output))
 
     def plain(self, filled: Filled, present: Tensor | None = None) -> Any:
