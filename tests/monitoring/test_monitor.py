@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 import subsense as ss
 from subsense.degradation import Degrader
+from subsense.model.watching.finding import examine
+from subsense.model.watching.kept import keep, restored, shapes, tables
+from subsense.model.watching.watch import Watch
+from subsense.monitoring.learning import layout_for, learn
 
 MIXED = np.random.default_rng(0).normal(size=(2, 6))
 SENSORS = {"imu": "40 3", "camera": "1 12 12", "vector": "6"}
@@ -292,6 +296,43 @@ def test_a_graph_says_how_to_find_out_before_it(
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     with pytest.raises(ss.InputError, match=r"robust\.monitor\(inputs\)\.quality"):
         made[0](draw(2, 3), present="auto")
+
+
+SHAPES = [
+    "1 3",
+    "2 3",
+    "7 3",
+    "1 2 2",
+    "3 5 1",
+    "3 9 9",
+    "1 5 6 7",
+    "2 2 2 2 2",
+    "300",
+    "1",
+    "6:float16",
+    "9 2:float64",
+]
+
+
+@pytest.mark.parametrize("axes", SHAPES)
+def test_any_shape_can_be_watched(axes: str) -> None:
+    modalities = {"x": axes, "y": "2"}
+    shape, _, dtype = axes.partition(":")
+    sizes = [int(size) for size in shape.split()]
+    torch.manual_seed(0)
+    rows = torch.randn(300, *sizes).to(getattr(torch, dtype or "float32"))
+    part = ss.Modalities(modalities)["x"].parts["x"]
+    sensor = learn(layout_for("x", part, None), rows[:200], 0.05)
+    found = examine(sensor, rows[200:])
+    assert found.health.isfinite().all()
+    assert found.doubted.float().mean() < 0.3
+    gone = examine(sensor, torch.full_like(rows[200:], 1e4))
+    assert gone.doubted.all()
+    assert all(gone.reason(row) for row in range(100))
+    watch = Watch(ss.Modalities(modalities), {"x": sensor}, {"x": "x"}, 0.05)
+    again = restored(keep(watch), watch.modalities, tables(watch))
+    assert shapes(keep(watch)) == {"watch.x": tuple(sensor.table.shape)}
+    assert torch.equal(examine(again.sensors["x"], rows[200:]).health, found.health)
 
 
 def test_outliers_among_the_healthy_change_little() -> None:
