@@ -12,10 +12,13 @@ import subsense
 
 VERBS = {
     "adapt",
+    "audit",
     "calibrate",
     "collect_examples",
+    "confidence",
     "draw_present",
     "evaluate",
+    "export",
     "finetune",
     "fold",
     "load",
@@ -28,9 +31,11 @@ VERBS = {
 }
 NOUNS = {
     "AttentionClass",
+    "AuditReport",
     "CalibrationReport",
     "Collate",
     "Combination",
+    "Confidence",
     "Constant",
     "Distill",
     "Incomplete",
@@ -39,8 +44,10 @@ NOUNS = {
     "Modalities",
     "Monitor",
     "Plan",
+    "Prediction",
     "Results",
     "RobustModel",
+    "Trust",
 }
 METHODS = {"BitFit", "Common", "LoRA", "Norm", "SSF", "Scale", "Shift"}
 ERRORS = {

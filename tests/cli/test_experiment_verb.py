@@ -126,6 +126,16 @@ def test_similarity_has_a_panel_for_each_number_and_a_point_for_each_site(three:
     assert [row[0] for row in finding.rows] == ["a", "b", "c", "a+b", "a+c", "b+c"]
 
 
+def test_confidence_is_calibrated_on_one_half_and_measured_on_the_other(three: Path) -> None:
+    text = succeed("experiment", "confidence", three, "--coverage", "0.8", "--risk", "0.4")
+    finding = found("confidence")
+    assert [row[0] for row in finding.rows] == ["a", "b", "c", "a+b", "a+c", "b+c", "a+b+c", "mean"]
+    assert "on 20 rows of the test part, measured on the other 20" in text
+    assert "60.0% to 95.0%" in finding.facts["coverage"]  # binomial, 12 to 19 of 20
+    assert "wrong" in finding.header
+    assert len(finding.charts[0].series) == 1, "every row is its own group"
+
+
 def test_unseen_combinations_are_served_by_the_nearest_set_or_by_summed_rows(three: Path) -> None:
     succeed("experiment", "unseen", three)
     finding = found("unseen")

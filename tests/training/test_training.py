@@ -1042,6 +1042,7 @@ def test_adapters_on_which_nothing_depends_are_named(strategy: str) -> None:
     robust = adapt(Unused(), SPEC)
     report = brief(robust, strategy=strategy)
     assert report.idle == ("norm:ssf:scale", "norm:ssf:shift")
+    assert report.cut == ()
     assert "depends on them (exclude them, or leave them): norm" in str(report)
     assert not brief(adapt(Unused(), SPEC, exclude=["norm"]), strategy=strategy).idle
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, deserialize
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from subsense.adapters import Adapter, from_json, to_json
+from subsense.adapters import Adapter, from_json
 from subsense.adapters.common import num_rows_of
-from subsense.errors import CheckpointError, DamagedFile, ForeignTensor, OtherModalities, OtherNetwork, PlanError
+from subsense.errors import (
+    CheckpointError,
+    DamagedFile,
+    ForeignTensor,
+    ModalityError,
+    OtherModalities,
+    OtherNetwork,
+    PlanError,
+)
 from subsense.injection.banks import bank_dtype, bank_names
 from subsense.injection.hooks import check_unadapted
 from subsense.injection.planning import Plan, plan
@@ -25,14 +33,13 @@ from subsense.modalities import AxisSpec, Modalities
 from subsense.modalities.calling import CallSpec, parse_call, spread_arguments
 from subsense.modalities.filling import KINDS, Constant, FillFunction, Filling, Mean
 from subsense.model.adapt import inject
+from subsense.model.described import as_data, describe
 from subsense.model.fingerprint import fingerprint
 from subsense.model.manifest import (
-    FORMAT,
     HUB_TENSORS,
     MANIFEST,
     MOST_HEADER,
     Manifest,
-    _declared,
     _file,
     _layers,
     _read_manifest,
@@ -43,6 +50,9 @@ from subsense.model.robust import RobustModel
 from subsense.model.watching import kept as watching
 from subsense.routing.router import Router
 from subsense.support.files import checksum_of_bytes, make_folder, write_atomically
+
+if TYPE_CHECKING:
+    from subsense.model.confidence import Confidence
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
            torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
@@ -94,7 +104,7 @@ def files_of(robust: RobustModel) -> tuple[dict[str, Any], bytes]:
     """Give what `save` writes: the manifest's data, and the file of tensors whose name the manifest has."""
     robust.injection.check_in_place()
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
-    return _data(_manifest(robust, _file_name(checksum_of_bytes(data)))), data
+    return as_data(describe(robust, _file_name(checksum_of_bytes(data)))), data
 
 
 def load(
@@ -165,39 +175,12 @@ def load(
     with torch.no_grad():
         for name, stand_in in filling.stand_ins().items():
             stand_in.copy_(tensors[name])
+    trusted = _confidence(folder, manifest, declared)
     robust = inject(network, planned, tensors, filling, router, parsed)
+    robust.confidence = trusted
     if manifest.watch is not None:
         robust.monitor = watching.restored(manifest.watch, declared, tensors)
     return robust
-
-
-def _manifest(robust: RobustModel, tensors: str) -> Manifest:
-    return Manifest(
-        format=FORMAT if robust.monitor else 2 if robust.plan.merged else 1,
-        subsense=version("subsense"),
-        torch=torch.__version__,
-        network=type(robust.network).__name__,
-        fingerprint=robust.network_fingerprint(),
-        modalities=robust.modalities.spec,
-        call=robust.call.spec,
-        method=to_json(robust.plan.adapters),
-        sharing=robust.sharing,
-        combinations=[str(one) for one in robust.combinations],
-        trained_rows=sorted(robust.router.trained_rows),
-        untrained=robust.router.untrained,
-        fill=robust.fill.kinds,
-        sites=list(dict.fromkeys(path for site in robust.plan.sites for path in site.modules)),
-        layers=[_declared(layer) for layer in robust.plan.declared],
-        merged=bool(robust.plan.merged),
-        watch=None if robust.monitor is None else watching.keep(robust.monitor),
-        tensors=tensors,
-    )
-
-
-def _data(manifest: Manifest) -> dict[str, Any]:
-    """Give a manifest as JSON data; what isn't used is left out, so that versions before it can read it."""
-    unused = {name for name in ("merged", "watch") if not getattr(manifest, name)}
-    return manifest.model_dump(mode="json", exclude=unused)
 
 
 def _tensors(robust: RobustModel) -> dict[str, Tensor]:
@@ -227,6 +210,20 @@ def _modalities(folder: Path, manifest: Manifest, expected: Mapping[str, AxisSpe
         if wanted != saved:
             raise OtherModalities(f"{folder}: made for modalities {saved.spec}, but {wanted.spec} were expected")
     return saved
+
+
+def _confidence(folder: Path, manifest: Manifest, modalities: Modalities) -> Confidence | None:
+    if manifest.confidence is None:
+        return None
+    from subsense.model.confidence import Confidence
+
+    try:
+        found = Confidence.model_validate(manifest.confidence)
+        for trust in found.trusts:
+            modalities.combination(trust.combination)
+    except (ValidationError, ModalityError) as error:
+        raise DamagedFile(f"{folder / MANIFEST}: no confidence as `subsense.save` writes it: {error}") from None
+    return found
 
 
 def _check_network(folder: Path, manifest: Manifest, network: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.calling import Call, gather
 from subsense.modalities.declaration import Wanted
 from subsense.modalities.filling import Filling
-from subsense.modalities.inputs import Batch, Filled, Inputs, check_finite, read
+from subsense.modalities.inputs import Batch, Filled, Inputs, check_finite, check_not_empty, read
 from subsense.modalities.masks import check_masks
 from subsense.model.adapter_state import (
     EXTRA,
@@ -36,6 +36,7 @@ from subsense.routing.router import Router
 from subsense.support.modules import device_of
 
 if TYPE_CHECKING:
+    from subsense.model.confidence import Confidence, Prediction
     from subsense.model.filled import FilledNetwork
     from subsense.model.watching.asked import Present
     from subsense.model.watching.watch import Watch
@@ -48,25 +49,18 @@ class RobustModel(nn.Module):
         network: the user's network; always in eval mode and frozen while adapted.
         plan: its sites; printing it gives a table.
         fill, banks: what stands in for missing inputs; the trained parameters.
-        check_inputs: whether NaN and infinity in what is present are refused, and masks that hide all of it.
+        check_inputs: whether NaN, infinity, axes of no size and masks that hide everything are refused.
         monitor: what ``present="auto"`` asks; None where no `subsense.Monitor` learned anything.
+        confidence: how far outputs can be trusted, as `subsense.confidence` found; None before.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        plan: Plan,
-        banks: Banks,
-        fill: Filling,
-        router: Router,
-        injection: Injection,
-        call: Call,
-    ) -> None:
+    def __init__(self, network: nn.Module, plan: Plan, banks: Banks, fill: Filling,
+                 router: Router, injection: Injection, call: Call) -> None:  # fmt: skip
         super().__init__()
         self.plan, self.router, self.injection, self.call = plan, router, injection, call
         self.execution = Execution(network, plan, router, injection, call)
         self.network, self.banks, self.fill = network.eval().requires_grad_(False), banks, fill.to(device_of(banks))
-        self.check_inputs = True
+        self.check_inputs, self.confidence = True, cast("Confidence | None", None)
         self.monitor: Watch | None = None
 
     @property
@@ -132,6 +126,10 @@ class RobustModel(nn.Module):
         batch = _read(self, inputs, present)
         with self.execution.hold():
             return _generate(self.execution, self.fill(batch), batch, self.training, options)
+
+    def predict(self, inputs: Inputs, present: Present = None, **options: Any) -> Prediction:
+        """Say also how far the answer can be trusted, see `subsense.confidence`; ``select=`` takes scores out of it."""
+        return _predict(self, inputs, present, **options)
 
     def pretrained(self, inputs: Inputs, present: Present = None) -> Any:
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
@@ -218,6 +216,7 @@ class RobustModel(nn.Module):
     def load_adapter_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `adapter_state_dict` gave; `CheckpointError`, and nothing changed, where it doesn't fit."""
         load_adapter_state(self.router, self._adapter_tensors(), state)
+        self.confidence = None
 
     def _adapter_tensors(self) -> dict[str, Tensor]:
         return self.banks.named() | self.fill.stand_ins()
@@ -251,6 +250,7 @@ def _read(robust: RobustModel, inputs: Inputs, present: Present) -> Batch:
     if not torch.compiler.is_compiling():
         check_unsharded(robust)
     if robust.check_inputs and not torch.compiler.is_compiling():
+        check_not_empty(robust.modalities, batch)
         check_finite(robust.modalities, batch, robust.fill.masks)
         check_masks(robust.modalities, robust.fill.masks, batch)
     return batch
@@ -275,6 +275,12 @@ def _generate(execution: Execution, filled: Filled, batch: Batch, training: bool
     from subsense.model.generate import generate
 
     return generate(execution, filled, batch, training, options)
+
+
+def _predict(robust: RobustModel, inputs: Inputs, present: Present, **options: Any) -> Prediction:
+    from subsense.model.predict import predict
+
+    return predict(robust, _read(robust, inputs, present), **options)
 
 
 def _filled(network: nn.Module, fill: Filling, call: Call) -> FilledNetwork:

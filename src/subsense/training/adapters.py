@@ -152,6 +152,7 @@ def train(
     facts |= {"start": start} if start else {}
     facts |= {"degrade": {name: list(map(str, kinds)) for name, kinds in degrader.kinds.items()}} if degrader else {}
     _begin(robust, loader, start, asked, options)
+    robust.confidence = None  # what was calibrated was so for other sets
     before = Before.of(robust, asked)
     report = fit(Run(Adapters(robust, dropout), loader, objective, parts, options, validation, facts, degrader))
     report = replace(report, silent=robust.plan.silent())

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import subsense as ss
-from subsense.evaluation.measure import select_scores
 from subsense.modalities.loaders import available, moved, split_labelled, take
+from subsense.model.scores import select_scores
 from subsense.recipes.progress import note
 from subsense.recipes.run.columns import Bench
 from subsense.support.modules import device_of, evaluating
