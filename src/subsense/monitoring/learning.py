@@ -75,7 +75,7 @@ def _fitted(layout: Layout | None, values: Tensor, top: float) -> tuple[Sensor, 
     least, most = ((end - centre) / scale for end in values.float().flatten(2).aminmax(dim=2))
     scales = torch.stack([centre, scale, least.quantile(1 - TOP, dim=0), most.quantile(TOP, dim=0)])
     found = traits(values, axes, scales)
-    table = torch.cat([scales, torch.zeros_like(scales[:1]), *_spread(found)])
+    table = torch.cat([scales, torch.zeros_like(scales[:1]), *_spread(found, axes)])
     levels = 1.0 if found.levels is None else float(found.levels.median())
     lost = losses(found, table, axes, levels)
     usual = dict(zip(TESTS, lost.quantile(TOP, dim=1).tolist(), strict=True))
@@ -92,10 +92,10 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
     return centre.float(), torch.where(scale > 1e-6 * every, scale, every).float()
 
 
-def _spread(found: Traits) -> list[Tensor]:
+def _spread(found: Traits, axes: int) -> list[Tensor]:
     """Give medians and deviations of traits over rows, each (trait, channel)."""
     parts = [*_middle(found.mean), *_middle(_log(found.std, found.mean))]
-    rough = () if found.rough is None else _middle(_log(found.rough, found.mean))
+    rough = _middle(_log(found.rough, found.mean[..., None].expand(-1, -1, axes)))
     return [torch.stack(parts), *(one.T for one in rough), *(one.T for one in _middle(found.block))]
 
 
