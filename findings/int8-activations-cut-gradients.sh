@@ -10,8 +10,7 @@
 # Matters    training adapters on a quantised network on a small machine: it looks as if it worked.
 # Source     torchao Int8Tensor's linear quantises the activation into whole numbers, outside autograd.
 # subsense   refuses such a layer as a site; excluded, it stays between sites and cuts what lies before. The report of
-#            training names the untrained sites, but says that the loss doesn't depend on them: it should name the layer
-#            that lets no gradient through, after the first step.
+#            training tells the sites that it cuts off (`TrainingReport.cut`) from those on which nothing depends.
 
 set -euo pipefail
 dir=$(mktemp -d)
