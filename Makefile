@@ -68,10 +68,10 @@ conformance: $(INSTALLED)
 compatibility: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python -m conformance.compatibility docs/compatibility.md
 
-# Layers of libraries that nothing else here needs; timm imports torchvision, whose operators it doesn't call.
+# timm imports torchvision, whose operators can't be loaded beside this torch; no layer here calls one.
 absent-input: $(INSTALLED)
 	$(PYTHON) -m venv .venv-absent
-	.venv-absent/bin/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 torchvision==0.28.0 monai==1.6.1 einops==0.8.2
+	.venv-absent/bin/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 torchvision==0.28.0
 	echo "import site; site.addsitedir('$$($(abspath $(BIN))/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")')" \
 	    > $$(.venv-absent/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dev.pth
 	PYTHONPATH=tests OMP_NUM_THREADS=1 .venv-absent/bin/python -W ignore -m conformance.absent docs/absent-input.md

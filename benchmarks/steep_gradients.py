@@ -50,6 +50,10 @@ def layer_norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[1:])
 
 
+def guarded(epsilon: float, x: Tensor) -> Tensor:
+    return x / (x.square().sum(1, keepdim=True) + epsilon**2).sqrt()
+
+
 class Normalised(nn.Module):
     """Divide the features of three encoders without biases by a length or spread."""
 
@@ -79,6 +83,8 @@ NETWORKS: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "F.normalize": (Normalised, {}),
     "RMSNorm, epsilon 1e-8": (partial(Normalised, rms), {}),
     "LayerNorm": (partial(Normalised, layer_norm), {}),
+    "x / sqrt(|x|² + 1e-10)": (partial(Normalised, partial(guarded, 1e-5)), {}),
+    "x / sqrt(|x|² + 1e-14)": (partial(Normalised, partial(guarded, 1e-7)), {}),
     "MulT": (mult, {"call": "positional", "layers": [ss.AttentionClass(PackedAttention)]}),
 }
 

@@ -194,17 +194,17 @@ def _done(case: Case, kind: str) -> str:
         robust, inputs = _adapted(case, network, kind)
     except ss.SubsenseError as error:
         return f"refused at `adapt`, `{type(error).__name__}`"
+    is_steep = False
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            _use(robust, inputs)
-            fault = ""
+            is_steep, fault = _use(robust, inputs), ""
         except ss.SubsenseError as error:
             fault = f"`{_public(error)}` names {_named(error)}"
         except Exception as error:
             fault = f"**{type(error).__name__}: {' '.join(str(error).split())[:80]}**"
     said = " ".join(str(one.message) for one in told)
-    done = ["clipped, said"] if "first gradients explode" in said else []
+    done = ["clipped, said"] if "first gradients explode" in said else ["clipped"] if is_steep else []
     done += ["rounding, said"] if "makes rounding as large" in said else []
     done += ["the first token is read"] if kind == "masked-out" else []
     return ", ".join([*done, *([fault] if fault else [])])
@@ -247,14 +247,16 @@ def _adapted(case: Case, network: nn.Module, kind: str) -> tuple[ss.RobustModel,
     return robust, inputs
 
 
-def _use(robust: ss.RobustModel, inputs: Mapping[str, Any]) -> None:
-    """Train for a step, call in two batch sizes, fold."""
+def _use(robust: ss.RobustModel, inputs: Mapping[str, Any]) -> bool:
+    """Train for a step, call in two batch sizes, fold; say whether gradients were steep."""
     robust.mark_trained(robust.combinations)
     if "x" in inputs:
         robust.eval()(inputs)
-        return
+        return False
     target = torch.zeros(ROWS, dtype=torch.int64)
-    ss.train(robust, [(inputs, target)], loss=F.cross_entropy, combinations="rgb", epochs=1, progress=False, safe=False)
+    report = ss.train(
+        robust, [(inputs, target)], loss=F.cross_entropy, combinations="rgb", epochs=1, progress=False, safe=False
+    )
     robust.eval()
     with torch.no_grad():
         together = robust(inputs)
@@ -265,3 +267,4 @@ def _use(robust: ss.RobustModel, inputs: Mapping[str, Any]) -> None:
     if off > OFF:
         raise ArithmeticError(f"other in a batch of one: {off:.0e}")
     ss.fold(robust, "rgb", example=inputs)
+    return bool(report.steep)

@@ -245,3 +245,24 @@ def test_a_network_of_one_precision_is_compared_by_batches_alone() -> None:
     with torch.no_grad(), silent():  # in two dimensions this machine's batches agree
         robust(batch())
     assert robust.execution.rounding.found is None
+
+
+@pytest.mark.slow
+def test_monais_basic_unet_on_a_volume_that_is_not_there() -> None:
+    """The issue: 0.19 between batches; by machine."""
+    nets = pytest.importorskip("monai.networks.nets", reason="needs the extra subsense[monai]")
+
+    class Sequences(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.t1 = nets.BasicUNet(3, 1, 2, features=(16, 16, 32, 64, 128, 16))
+            self.flair = nn.Conv3d(1, 2, 1)
+
+        def forward(self, t1: Tensor, flair: Tensor) -> Tensor:
+            return self.t1(t1) + self.flair(flair)
+
+    robust = adapted(Sequences(), {"t1": "1 32 32 32", "flair": "1 32 32 32"})
+    with torch.no_grad(), pytest.warns(UserWarning, match=r"InstanceNorm3d\) makes .*where t1 is missing"):
+        robust({"flair": torch.randn(2, 1, 32, 32, 32)})
+    assert robust.execution.rounding.found.precise > 0.1

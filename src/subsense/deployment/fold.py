@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -108,6 +109,7 @@ def fold(
         _fold_site(folded, list(rows))
     guard_keeping(robust.network, folded)
     if given is None:
+        _warn_of_masks(robust, present)
         return folded
     with _explained(robust, given):
         _check(robust, folded, given, quality)
@@ -207,6 +209,23 @@ def _explained(robust: RobustModel, inputs: Inputs) -> Iterator[None]:
         with evaluating(robust):
             why = robust.execution.rounding.explain(robust.fill(batch), batch) or _nested(robust)
         raise Different(f"{error}{why}") from error
+
+
+def _warn_of_masks(robust: RobustModel, present: Combination) -> None:
+    """Warn where what stands in for a missing mask hides every token, and no example was there to try it."""
+    fill = robust.fill
+    kept = {key: fill.stand_ins()[name] for name, key in fill.names().items()}
+    for (name, part), mask in fill.masks.items():
+        if name in present or (fill.kinds[name] != "literal-zeros" and (name, part) not in kept):
+            continue
+        stand_in = kept.get((name, part), torch.zeros(1, dtype=mask.axes.torch_dtype))
+        if bool(mask.hides_all(stand_in[None]).all()):
+            warnings.warn(
+                f"fold: where {name} is missing every token of it is masked ({mask.argument}, fill "
+                f"{fill.kinds[name]!r}), and attention or a mean over nothing is NaN, zeros or a mean, by code path; "
+                "nothing was tried, since there is no example: example=inputs does",
+                stacklevel=3,
+            )
 
 
 def _nested(robust: RobustModel) -> str:

@@ -117,7 +117,7 @@ class TrainingReport:
                 if self.clip is None
                 else f"clipped with all others to {self.clip:g}"
             )
-            yield f"gradients exploded at {site}: {found}; {done}"
+            yield f"gradients {'exploded' if found.explodes else 'were steep'} at {site}: {found}; {done}"
         yield from self._lines_of_losses()
 
     def _lines_of_losses(self) -> Iterator[str]:

@@ -225,7 +225,8 @@ class Stepper:
         clips = self.run.options.clip is None
         if found:
             position.add_steep(found)
-            warnings.warn(warn_text(found, clips), stacklevel=2)
+        if exploding := {site: one for site, one in found.items() if one.explodes}:
+            warnings.warn(warn_text(exploding, clips), stacklevel=2)
         if clips and position.steep:
             clip_steep(self._banks, self._bank_rows, position.steep_sites())
 
