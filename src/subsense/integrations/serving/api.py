@@ -14,10 +14,10 @@ from typing import Any
 import litserve as ls
 import torch
 from fastapi import Request
-from torch import Tensor
 
 from subsense.errors import SubsenseError
-from subsense.integrations.serving.requests import Row, read_row, write_row
+from subsense.integrations.serving.answering import answer_rows
+from subsense.integrations.serving.requests import Row, read_row
 from subsense.model.checkpoint import load
 from subsense.model.manifest import MANIFEST
 from subsense.model.robust import RobustModel
@@ -96,13 +96,11 @@ class RobustAPI(ls.LitAPI):  # type: ignore[misc]  # LitServe has no types
         """Answer each row."""
         self._reload()
         rows = list(x) if self.max_batch_size > 1 else [x]
-        answers: list[dict[str, Any]] = [{}] * len(rows)
-        for number, row in enumerate(rows):
-            if isinstance(row, Refused):
-                answers[number] = self._refuse(row.why)
-        for numbers in _alike(rows):
-            for number, answer in zip(numbers, self._answer([rows[one] for one in numbers]), strict=True):
-                answers[number] = answer
+        read = [row for row in rows if not isinstance(row, Refused)]
+        served = iter(answer_rows(self.robust, read, self.where))
+        answers = [{"error": row.why} if isinstance(row, Refused) else next(served) for row in rows]
+        for answer in answers:
+            self.counts.add(REFUSED if "error" in answer else answer["present"])
         return answers if self.max_batch_size > 1 else answers[0]
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -112,23 +110,6 @@ class RobustAPI(ls.LitAPI):  # type: ignore[misc]  # LitServe has no types
     def encode_response(self, output: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Give the answer, plain data already."""
         return output
-
-    def _answer(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        names = [str(self.robust.modalities.combination(list(row))) for row in rows]
-        try:
-            with torch.inference_mode():
-                output = self.robust(*_stack(self.robust, rows, self.where))
-        except SubsenseError as error:
-            if len(rows) == 1:
-                return [self._refuse(str(error))]
-            return [self._answer([row])[0] for row in rows]
-        for name in names:
-            self.counts.add(name)
-        return [{"present": name, "output": write_row(output, row)} for row, name in enumerate(names)]
-
-    def _refuse(self, why: str) -> dict[str, Any]:
-        self.counts.add(REFUSED)
-        return {"error": why}
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
@@ -151,42 +132,6 @@ class RobustAPI(ls.LitAPI):  # type: ignore[misc]  # LitServe has no types
             return
         self.robust = fresh
         self.counts.add(RELOADED)
-
-
-def _alike(rows: Sequence[Row | Refused]) -> list[list[int]]:
-    """Give the numbers of rows that fit into one batch: a modality has one shape wherever it is present."""
-    groups: list[tuple[dict[str, Any], list[int]]] = []
-    for number, row in enumerate(rows):
-        if isinstance(row, Refused):
-            continue
-        shapes = {name: _shapes(value) for name, value in row.items()}
-        for known, numbers in groups:
-            if all(known.get(name, shape) == shape for name, shape in shapes.items()):
-                known.update(shapes)
-                numbers.append(number)
-                break
-        else:
-            groups.append((shapes, [number]))
-    return [numbers for _, numbers in groups]
-
-
-def _shapes(value: Any) -> Any:
-    return {part: x.shape for part, x in value.items()} if isinstance(value, dict) else value.shape
-
-
-def _stack(robust: RobustModel, rows: Sequence[Row], device: torch.device) -> tuple[dict[str, Any], Tensor]:
-    present = torch.tensor([[name in row for name in robust.modalities] for row in rows])
-    stacked: dict[str, Any] = {}
-    for name in robust.modalities:
-        examples = [row[name] for row in rows if name in row]
-        if not examples:
-            continue
-        values = [row.get(name, examples[0]) for row in rows]  # what is missing is never read
-        if isinstance(examples[0], dict):
-            stacked[name] = {part: torch.cat([one[part] for one in values]).to(device) for part in examples[0]}
-        else:
-            stacked[name] = torch.cat(values).to(device)
-    return stacked, present
 
 
 def by_combination(robust_names: Sequence[str]) -> Counts:
