@@ -26,6 +26,7 @@ from subsense.modalities.loaders import num_rows
 from subsense.model.robust import RobustModel
 from subsense.routing.groups import output_tensors
 from subsense.support.modules import evaluating
+from subsense.support.torch_private import is_sharded
 
 AdapterRow = tuple[Site, Adapter, Mapping[str, Tensor]]
 
@@ -102,7 +103,7 @@ def fold(
     adapters = robust.adapter_set(combination)
     with robust.no_adapters():
         refresh(robust.network)
-        folded = copy.deepcopy(robust.network)
+        folded = _copy(robust.network)
     for _, rows in groupby(adapters, key=lambda one: one[0].key):
         _fold_site(folded, list(rows))
     guard_keeping(robust.network, folded)
@@ -153,6 +154,14 @@ def prepare(
             "with the folded network"
         )
     return robust.call.arrange(robust.modalities, filled.fill_in(inputs), robust.call.omits)
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    if not is_sharded(network):
+        return copy.deepcopy(network)
+    from subsense.support.sharded import gathered
+
+    return gathered(network)
 
 
 def _read(

@@ -27,7 +27,7 @@ from subsense.injection.saved_outputs import SavedOutputs
 from subsense.injection.scaled_layer import Scaling
 from subsense.injection.scaled_norm import Normalising
 from subsense.injection.site import Site
-from subsense.support.torch_private import all_hooks, in_backward, is_first_hook
+from subsense.support.torch_private import all_hooks, in_backward, is_first_hook, next_node
 
 if TYPE_CHECKING:
     from subsense.injection.recomputing import Passes
@@ -126,6 +126,7 @@ class Injection:
                 folds=folds,
                 dtype=self.banks.dtype,
                 grads=plain and torch.is_grad_enabled(),
+                first=next_node() if plain else 0,
             )
         ) as running:
             yield running

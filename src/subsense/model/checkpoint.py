@@ -42,6 +42,7 @@ from subsense.model.manifest import (
 from subsense.model.robust import RobustModel
 from subsense.routing.router import Router
 from subsense.support.files import checksum_of_bytes, make_folder, write_atomically
+from subsense.support.torch_private import is_sharded, name_of
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
            torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
@@ -57,7 +58,8 @@ def save(robust: RobustModel, folder: str | Path) -> None:
 
     Args:
         robust: what to save.
-        folder: made where it does not exist.
+        folder: made where it does not exist. Of a network that is split between processes, all have to ask, and the
+            first one writes.
 
     Raises:
         WriteError: a file could not be written; what stood there before is whole.
@@ -80,6 +82,15 @@ def save(robust: RobustModel, folder: str | Path) -> None:
     ['left', 'right']
     """
     manifest, data = files_of(robust)
+    if is_sharded(robust.network):  # all processes have made the fingerprint; one writes
+        if torch.distributed.get_rank() == 0:
+            _write(manifest, data, folder)
+        torch.distributed.barrier()
+        return
+    _write(manifest, data, folder)
+
+
+def _write(manifest: dict[str, Any], data: bytes, folder: str | Path) -> None:
     name = manifest["tensors"]
     folder = make_folder(folder)
     write_atomically(folder / name, data)
@@ -170,7 +181,7 @@ def _manifest(robust: RobustModel, tensors: str) -> Manifest:
         format=FORMAT if robust.plan.merged else 1,
         subsense=version("subsense"),
         torch=torch.__version__,
-        network=type(robust.network).__name__,
+        network=name_of(robust.network),
         fingerprint=robust.network_fingerprint(),
         modalities=robust.modalities.spec,
         call=robust.call.spec,
