@@ -93,12 +93,12 @@ class RobustModel(nn.Module):
 
     @property
     def memory(self) -> str:
-        """Give how training spends memory: ``"normal"``, or ``"low"``, which takes longer; it can be set."""
+        """Give how training spends memory: ``"normal"``, or ``"low"``, ``"checkpoint"``; it can be set, see `adapt`."""
         return self.injection.saved.memory
 
     @memory.setter
     def memory(self, memory: str) -> None:
-        self.injection.saved = SavedOutputs(memory)
+        self.injection.spend(SavedOutputs(memory))
 
     def forward(self, inputs: Inputs | Tensor | None = None, present: Tensor | None = None, **others: Any) -> Any:
         """Give the network's own output, whatever is missing.
