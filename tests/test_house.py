@@ -9,7 +9,7 @@ FILES = sorted(SRC.rglob("*.py"))
 MOST_LINES = 350
 MOST_CLASS_LINES = 200
 MOST_PARAMETERS = 12
-MOST_ENTRIES = 20
+MOST_ENTRIES = 21
 FREE = {"adapt", "train"}
 """Functions whose parameters are what the caller may choose; so are those of networks (zoo)."""
 

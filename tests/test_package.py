@@ -12,10 +12,13 @@ import subsense
 
 VERBS = {
     "adapt",
+    "audit",
     "calibrate",
     "collect_examples",
+    "confidence",
     "draw_present",
     "evaluate",
+    "export",
     "finetune",
     "fold",
     "load",
@@ -28,18 +31,23 @@ VERBS = {
 }
 NOUNS = {
     "AttentionClass",
+    "AuditReport",
     "CalibrationReport",
     "Collate",
     "Combination",
+    "Confidence",
     "Constant",
     "Distill",
     "Incomplete",
     "LayerClass",
     "Mean",
     "Modalities",
+    "Monitor",
     "Plan",
+    "Prediction",
     "Results",
     "RobustModel",
+    "Trust",
 }
 METHODS = {"BitFit", "Common", "LoRA", "Norm", "SSF", "Scale", "Shift"}
 ERRORS = {

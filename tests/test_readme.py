@@ -7,7 +7,7 @@ import pytest
 from sessions import run
 
 REPOSITORY = Path(__file__).parent.parent
-PAGES = ("tutorial", "loader", "training-loop", "degraded-input")
+PAGES = ("tutorial", "loader", "training-loop", "degraded-input", "audit", "confidence")
 
 
 def test_the_readmes_session_prints_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

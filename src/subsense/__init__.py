@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from subsense.adapters import SSF, BitFit, Common, LoRA, Norm, Scale, Shift
     from subsense.adapters.layers.declare import AttentionClass, LayerClass
     from subsense.calibration import CalibrationReport, calibrate
+    from subsense.deployment.all_sets import export
     from subsense.deployment.fold import fold, prepare
     from subsense.errors import (
         CalibrationError,
@@ -50,7 +51,12 @@ if TYPE_CHECKING:
     from subsense.modalities.filling import Constant, Mean
     from subsense.model.adapt import adapt
     from subsense.model.checkpoint import load, save
+    from subsense.model.confidence import Confidence, Prediction, Trust
     from subsense.model.robust import RobustModel
+    from subsense.monitoring.audit import audit
+    from subsense.monitoring.audit_report import AuditReport
+    from subsense.monitoring.confidence.fit import confidence
+    from subsense.monitoring.monitor import Monitor
     from subsense.training import Distill, train
     from subsense.training.baselines import finetune, train_dedicated
     from subsense.training.sampling import draw_present
@@ -60,6 +66,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SSF",
     "AttentionClass",
+    "AuditReport",
     "BitFit",
     "CalibrationError",
     "CalibrationReport",
@@ -67,6 +74,7 @@ __all__ = [
     "Collate",
     "Combination",
     "Common",
+    "Confidence",
     "Constant",
     "DamagedFile",
     "DataError",
@@ -84,12 +92,14 @@ __all__ = [
     "MissingFile",
     "Modalities",
     "ModalityError",
+    "Monitor",
     "NonFiniteLoss",
     "Norm",
     "OtherModalities",
     "OtherNetwork",
     "Plan",
     "PlanError",
+    "Prediction",
     "RecipeError",
     "Results",
     "ResultsError",
@@ -98,15 +108,19 @@ __all__ = [
     "Shift",
     "SubsenseError",
     "TrainingError",
+    "Trust",
     "UnmatchedPattern",
     "UnsupportedLayer",
     "UntrainedCombination",
     "WriteError",
     "adapt",
+    "audit",
     "calibrate",
     "collect_examples",
+    "confidence",
     "draw_present",
     "evaluate",
+    "export",
     "finetune",
     "fold",
     "load",
@@ -122,6 +136,7 @@ _PLACES = {
     "subsense.adapters": ("BitFit", "Common", "LoRA", "Norm", "SSF", "Scale", "Shift"),
     "subsense.adapters.layers.declare": ("AttentionClass", "LayerClass"),
     "subsense.calibration": ("CalibrationReport", "calibrate"),
+    "subsense.deployment.all_sets": ("export",),
     "subsense.deployment.fold": ("fold", "prepare"),
     "subsense.errors": (
         "CalibrationError",
@@ -158,7 +173,12 @@ _PLACES = {
     "subsense.modalities.filling": ("Constant", "Mean"),
     "subsense.model.adapt": ("adapt",),
     "subsense.model.checkpoint": ("load", "save"),
+    "subsense.model.confidence": ("Confidence", "Prediction", "Trust"),
     "subsense.model.robust": ("RobustModel",),
+    "subsense.monitoring.audit": ("audit",),
+    "subsense.monitoring.audit_report": ("AuditReport",),
+    "subsense.monitoring.confidence.fit": ("confidence",),
+    "subsense.monitoring.monitor": ("Monitor",),
     "subsense.training": ("Distill", "train"),
     "subsense.training.baselines": ("finetune", "train_dedicated"),
     "subsense.training.sampling": ("draw_present",),

@@ -1,17 +1,21 @@
 """Reports: what is in each form, and the page in a real browser."""
 
+import base64
 import csv
 import io
 import json
 import math
+import re
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+import subsense as ss
 from browser import chromium
 from sample_results import make_results
+from subsense.degradation.degrader import Degrader
 from subsense.errors import InputError, ResultsError
 from subsense.evaluation.reporting import Examples, collect_examples, report
 from subsense.evaluation.reporting import thumbnails as pictures
@@ -236,12 +240,67 @@ def test_items_of_another_form(robust, bad, message):
         collect_examples(robust, bad)
 
 
+def test_rows_that_adapters_put_right_come_first(robust, items):
+    torch.manual_seed(3)
+    many = [({"view": torch.rand(3, 4, 4), "curve": torch.randn(8, 2)}, row % 3) for row in range(30)]
+    examples = collect_examples(robust.eval(), many, keep=5)
+    counts = {}
+    for name in ("view", "curve"):
+        present = robust.modalities.present(name).expand(30, -1)
+        batch = {one: torch.stack([inputs[one] for inputs, _ in many]) for one in robust.modalities}
+        target = torch.tensor([label for _, label in many])
+        before, after = (run(batch, present).argmax(1) == target for run in (robust.pretrained, robust))
+        counts[name] = [(after & ~before).nonzero().flatten().tolist(), int((before & ~after).sum())]
+    start = max(counts, key=lambda name: len(counts[name][0]))
+    assert examples.start == start
+    assert f"on {len(counts[start][0])}, which come first here, and the other way round on {counts[start][1]}." in (
+        examples.note
+    )
+    first = [item.name for item in examples.items][: len(counts[start][0])]
+    assert first == [f"example {row + 1}" for row in counts[start][0]][:5]
+    assert len(examples.items) == 5
+    assert not collect_examples(robust, many[:2]).note
+
+
+def test_a_fading_modality_is_shown_with_its_quality_given(robust, items):
+    examples = collect_examples(robust.eval(), items, qualities=[0.4])
+    assert examples.fades == {"view": "noise", "curve": "noise"}
+    assert examples.qualities == (40,)
+    item, (inputs, _) = examples.items[1], items[1]
+    assert list(item.faded) == ["view@40", "view@40+curve", "curve@40", "view+curve@40"]
+    assert item.faded_inputs["view"]["40"].content != item.inputs["view"].content
+    modalities = robust.modalities
+    healthy = {name: value[None] for name, value in items[0][0].items()}
+    faded = Degrader(modalities, [healthy]).apply({name: value[None] for name, value in inputs.items()}, "curve",
+                                                  "noise", 3.0, seed=0)  # fmt: skip
+    scores = robust(faded, torch.tensor([[1.0, 0.4]]))
+    assert item.faded["view+curve@40"].adapted.label == f"class {scores.argmax()}"
+    assert item.faded["view+curve@40"].adapted.confidence == pytest.approx(scores.softmax(1).max().item())
+    nothing = collect_examples(robust, items, qualities=[])
+    assert not nothing.items[0].faded
+    lost = [({"view": torch.full((3, 4, 4), torch.nan), "curve": torch.randn(8, 2)}, 0)]
+    robust.check_inputs = False
+    assert not collect_examples(robust, lost).fades
+
+
+def test_calibrated_confidence_stands_with_every_example(robust, items):
+    torch.manual_seed(4)
+    batch = {"view": torch.rand(60, 3, 4, 4), "curve": torch.randn(60, 8, 2)}, torch.randint(3, (60,))
+    trusted = ss.confidence(robust, [batch], risk=0.9)
+    examples = collect_examples(robust, items)
+    inputs = {name: value[None] for name, value in items[0][0].items()}
+    expected, said = robust.predict(inputs, torch.tensor([[False, True]])), examples.items[0].predictions["curve"]
+    assert said.adapted.confidence == pytest.approx(float(expected.confidence))
+    assert said.adapted.abstains == bool(expected.abstain)
+    assert said.adapted.others == tuple(f"class {one}" for one in expected.set[0].nonzero().flatten().tolist())
+    assert said.pretrained.abstains is None
+    assert trusted.risk == 0.9
+
+
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 
 def decoded(uri):
-    import base64
-
     return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
 
 
@@ -252,12 +311,23 @@ def decoded(uri):
         ((1, 4, 4), (96, 96), "L"),
         ((6, 480, 960), (240, 120), "L"),
         ((7, 3, 48, 96), (96, 48), "RGB"),
-        ((50, 60), (100, 120), "L"),
     ],
 )
 def test_tensors_become_small_images(shape, size, mode):
     image = decoded(pictures.picture(torch.randn(shape)))
     assert (image.size, image.mode) == (size, mode)
+
+
+def test_a_series_of_many_channels_is_drawn_as_those_that_vary_most():
+    values = torch.zeros(50, 60)
+    values[:, [3, 40]] = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    uri = pictures.picture(values)
+    assert uri.startswith("data:image/svg+xml")
+    drawing = base64.b64decode(uri.split(",", 1)[1]).decode()
+    alone = base64.b64decode(pictures.picture(values[:, [3, 40]]).split(",", 1)[1]).decode()
+    lines = re.findall('points="([^"]*)"', drawing)
+    assert len(lines) == pictures.MAX_CURVES
+    assert set(re.findall('points="([^"]*)"', alone)) <= set(lines)
 
 
 def test_an_image_is_stretched_and_keeps_its_order():
@@ -347,24 +417,77 @@ def test_switches_show_what_is_said_in_chromium(clean, tmp_path, robust, items):
                 for one, item in zip(both, examples.items, strict=True)]  # fmt: skip
 
     assert said() == expected("view+curve")
-    clean.run("document.querySelector('[data-modality=view]').click()")
+    clean.run("document.querySelector('.switch[data-modality=view]').click()")
     assert said() == expected("curve")
     assert clean.run("document.getElementById('chosen').textContent") == "curve present, view missing."
     assert clean.run("[...document.querySelectorAll('.missing')].length") == len(items)
-    clean.run("document.querySelector('[data-modality=curve]').click()")  # the last one stays
+    clean.run("document.querySelector('.switch[data-modality=curve]').click()")  # the last one stays
     assert said() == expected("curve")
     pressed = "[...document.querySelectorAll('.switch')].map(button => [button.ariaPressed, button.ariaDisabled])"
     assert clean.run(pressed) == [["false", "false"], ["true", "true"]]
-    clean.run("document.querySelector('[data-modality=view]').click()")
-    clean.run("document.querySelector('[data-modality=curve]').click()")
+    clean.run("document.querySelector('.switch[data-modality=view]').click()")
+    clean.run("document.querySelector('.switch[data-modality=curve]').click()")
     assert said() == expected("view")
+
+
+def test_sliders_fade_one_modality_at_a_time_in_chromium(clean, tmp_path, robust, items):
+    examples = collect_examples(robust, items).model_copy(update={"start": "view"})
+    clean.open(report(make_results(("view", "curve"), {"view": (0.1, 0.2, None)}), tmp_path / "page.html", examples))
+    pressed = "[...document.querySelectorAll('.switch')].map(button => button.ariaPressed)"
+    values = "[...document.querySelectorAll('.quality')].map(slider => slider.value)"
+    label = "document.querySelector('[data-answer=adapted] dd').firstChild.textContent.replace(/^[✓✗] /, '')"
+    image = "document.querySelector('[data-input=curve] img').src"
+    move = (
+        "(slider => {{ slider.value = {}; slider.dispatchEvent(new Event('input')); }})"
+        "(document.querySelector('.quality[data-modality={}]'))"
+    )
+    assert clean.run(pressed) == ["true", "false"]
+    assert clean.run(values) == ["4", "0"]
+    clean.run(move.format(2, "curve"))
+    item = examples.items[0]
+    assert clean.run(pressed) == ["true", "true"]
+    assert clean.run(label) == item.faded["view+curve@50"].adapted.label
+    assert clean.run(image) == item.faded_inputs["curve"]["50"].content
+    assert "curve has a quality of 50 % (noise)" in clean.run("document.getElementById('chosen').textContent")
+    clean.run(move.format(1, "view"))
+    assert clean.run(values) == ["1", "4"]
+    assert clean.run(label) == item.faded["view@25+curve"].adapted.label
+    assert clean.run(image) == item.inputs["curve"].content
+    clean.run("document.querySelector('.switch[data-modality=curve]').click()")
+    clean.run(move.format(0, "view"))  # the last one stays
+    assert clean.run(values) == ["1", "0"]
+    assert clean.run(label) == item.faded["view@25"].adapted.label
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_recovery_is_hidden_where_nothing_was_trained_to_compare_with(shown):
+    text = page(make_results(values={"rgb": (0.5, 0.7, 0.75 if shown else None), "depth": (0.2, 0.4, None)}))
+    assert (">recovery<" in text) == shown
+    assert ("evaluate.dedicated" in text) != shown
+
+
+def test_the_first_column_stays_on_a_narrow_screen_in_chromium(clean, tmp_path):
+    names = ("skeleton", "accelerometer")
+    values = {"skeleton": (0.1, 0.2, 0.3), "skeleton+accelerometer": (0.3, 0.4, 0.5)}
+    results = make_results(names, values, compared={})
+    clean.open(report(results, tmp_path / "page.html"), width=300)
+    clean.run("document.querySelector('.scroll').scrollLeft = 60")
+    places = (
+        "['thead th', 'tbody th', 'tbody td']"
+        ".map(what => document.querySelector('#results ' + what).getBoundingClientRect().left)"
+    )
+    heading, name, value = clean.run(places)
+    clean.run("document.querySelector('.scroll').scrollLeft = 0")
+    before = clean.run(places)
+    assert [heading, name] == pytest.approx(before[:2], abs=3)  # the gap between cells
+    assert value < before[2]
 
 
 def test_masks_lie_on_a_picture_of_what_is_present_in_chromium(clean, tmp_path, segmented):
     robust, items = segmented
     examples = collect_examples(robust, items)
     clean.open(report(make_results(("view", "curve"), {"view": (0.1, 0.2, None)}), tmp_path / "page.html", examples))
-    clean.run("document.querySelector('[data-modality=view]').click()")
+    clean.run("document.querySelector('.switch[data-modality=view]').click()")
     item = examples.items[0]
     sources = clean.run("[...document.querySelectorAll('.card .overlay img')].map(image => image.src)")
     said = item.predictions["curve"]

@@ -88,7 +88,7 @@ def test_saved_and_loaded_results_are_equal(tmp_path):
     path = results.save(tmp_path / "runs" / "results.json")
     assert Results.load(path) == results
     assert list(path.parent.iterdir()) == [path]
-    assert json.loads(path.read_text())["format"] == 3
+    assert json.loads(path.read_text())["format"] == 4
 
 
 def test_nan_and_infinity_survive(tmp_path):
@@ -116,7 +116,7 @@ def test_results_are_frozen():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data | {"format": 4}, "written by a newer subsense, as format 4.*upgrade subsense"),
+        (lambda data: data | {"format": 5}, "written by a newer subsense, as format 5.*upgrade subsense"),
         (lambda data: {key: value for key, value in data.items() if key != "format"}, "expected results of subsense"),
         (lambda data: data | {"metric": None}, "metric: Input should be a valid string"),
         (lambda data: data | {"colour": "red"}, "colour: Extra inputs"),
@@ -194,13 +194,13 @@ def test_a_comparison_survives_saving_and_names_each_method_among_the_facts(tmp_
 
 
 def test_an_older_format_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("subsense.evaluation.results.FORMAT", 5)
+    monkeypatch.setattr("subsense.evaluation.results.FORMAT", 6)
     monkeypatch.setattr(
         "subsense.evaluation.results._UPGRADES",
         {
-            3: lambda data: data | {"title": data["name"]},
-            4: lambda data: {k: data[k] for k in data if k != "name"} | {"format": 3},
+            4: lambda data: data | {"title": data["name"]},
+            5: lambda data: {k: data[k] for k in data if k != "name"} | {"format": 4},
         },
     )
     data = json.loads(make_results().model_dump_json()) | {"name": "old"}
-    assert Results.parse(data | {"format": 3}).title == "old"
+    assert Results.parse(data | {"format": 4}).title == "old"

@@ -285,9 +285,9 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[CheckpointError], str]] = {
     "half of the tensors": (truncate("*.safetensors", 0.5), DamagedFile, "truncated or damaged"),
     "all but the last byte": (truncate("*.safetensors", 0.9999), DamagedFile, "truncated or damaged"),
     "a later format": (
-        edit(format=3),
+        edit(format=4),
         CheckpointError,
-        "format 3, and this version .* up to 2; install",
+        "format 4, and this version .* up to 3; install",
     ),
     "an unknown method": (
         edit(method=[{"name": "dora"}]),

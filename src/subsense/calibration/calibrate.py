@@ -103,6 +103,7 @@ def calibrate(
     count = sum(map(num_rows, fitted))
     sampler = Sampler(positions, count, seed)
     job = _Job(robust, cut(fitted, chunk or found.count), Settings(ridge, rank, sampler), Recorder(bool(checked)))
+    robust.confidence = None  # what was calibrated was so for other sets
     with _restoring(robust):
         job.solve(asked, progress)
         outputs = job.check(asked, cut(checked, chunk or found.count)) if checked else {}

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from subsense.cli.audit import audit
 from subsense.cli.calibrate import calibrate
 from subsense.cli.compare import compare
 from subsense.cli.console import complain
@@ -62,7 +63,7 @@ app = typer.Typer(
     help="Make a pretrained multimodal network work with any subset of its modalities.",
     epilog="Exit codes: 0 success, 1 what was started failed, 2 the command line or the recipe is wrong.",
 )
-for verb in (demo, new, ls, cp, validate, plan, train, calibrate, evaluate, compare, report, fold, serve):
+for verb in (demo, new, ls, cp, validate, plan, audit, train, calibrate, evaluate, compare, report, fold, serve):
     app.command()(verb)
 app.add_typer(experiment, name="experiment")
 

@@ -76,6 +76,29 @@ def calibration(
 
 
 @experiment.command()
+def confidence(
+    recipe: RecipeName,
+    coverage: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Share of sets that are to hold the truth.")
+    ] = 0.9,
+    risk: Annotated[
+        float | None, typer.Option(min=0.001, max=0.999, help="Wrong answers allowed; else abstain.")
+    ] = None,
+    root: Root = None,
+    output: Output = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Calibrate confidence on half of the test part, and measure on the other half what it is worth."""
+    from subsense.recipes import experiments
+
+    def measure(job: Job) -> Finding:
+        return experiments.confidence(job, coverage, risk)
+
+    _run(measure, _open(recipe, root, output, changes), as_json)
+
+
+@experiment.command()
 def degradation(
     recipe: RecipeName, root: Root = None, output: Output = None, changes: Changes = None, as_json: Json = False
 ) -> None:

@@ -15,18 +15,21 @@ from torch import Tensor, nn
 from subsense.adapters import words_of
 from subsense.errors import InputError, closest
 from subsense.evaluation import metrics
-from subsense.evaluation.measure import Measure, select_scores
-from subsense.evaluation.results import AdapterFacts, Column, NetworkFacts, Results, Row
+from subsense.evaluation.measure import Measure
+from subsense.evaluation.results import AdapterFacts, Column, NetworkFacts, Reliability, Results, Row
 from subsense.modalities import Combination, Modalities
 from subsense.modalities.declaration import Wanted
 from subsense.modalities.loaders import available, graded, moved, split_labelled, take
 from subsense.model.filled import FilledNetwork
 from subsense.model.robust import RobustModel
+from subsense.model.scores import select_scores
 from subsense.support.modules import device_of, evaluating
 from subsense.support.torch_private import name_of
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
+
+    from subsense.evaluation.reliability import Reliable
 
 Runs = Callable[[Any, Tensor], Any]
 """What is called with inputs and `present`, and gives the network's output."""
@@ -106,6 +109,7 @@ def evaluate(
     }
     device = device_of(robust.network)
     table = _Table(robust.modalities, metrics.build(metric).to(device), runs, asked, select or select_scores)
+    table.reliable = _reliable(robust, asked)
     with evaluating(robust, *modules.values(), *others.values()), torch.no_grad():
         for batch in _shown(loader, progress):
             inputs, target = split_labelled(batch)
@@ -131,6 +135,7 @@ class _Table:
         self.select = select
         self.counts = dict.fromkeys(combinations, 0)
         self.measures = {cell: measure.fresh() for cell in runs}
+        self.reliable: Mapping[Combination, Reliable] = {}
 
     def update(self, inputs: Mapping[str, Any], target: Tensor) -> None:
         """Take in one batch."""
@@ -147,7 +152,10 @@ class _Table:
         self.counts[combination] += len(target)
         for (owner, column), run in self.runs.items():
             if owner == combination:
-                self.measures[owner, column].update(self._scores(run, inputs, present), target)
+                scores = self._scores(run, inputs, present)
+                self.measures[owner, column].update(scores, target)
+                if column == "adapted" and combination in self.reliable:
+                    self.reliable[combination].update(scores, target)
 
     def _scores(self, run: Runs, inputs: Mapping[str, Any], present: Tensor) -> Tensor:
         """Give the scores; a single row runs beside a copy of itself where the network squeezes its axis away."""
@@ -161,11 +169,26 @@ class _Table:
         """Give the measured cells; combinations that no row of data has are left out."""
         return {cell: measure.compute() for cell, measure in self.measures.items() if self.counts[cell[0]]}
 
+    def reliability(self, combination: Combination) -> Reliability | None:
+        """Say how far the confidence of a combination is true; None where none was calibrated or no row has it."""
+        found = self.reliable.get(combination)
+        return found.compute() if found and found.sums[0] else None
+
     def not_finite(self, combination: Combination) -> dict[str, int]:
         """Count the rows of a combination whose output is NaN or infinite, by column."""
         counts = {column: self.measures[owner, column].num_not_finite for owner, column in self.runs
                   if owner == combination}  # fmt: skip
         return {column: count for column, count in counts.items() if count}
+
+
+def _reliable(robust: RobustModel, asked: Iterable[Combination]) -> dict[Combination, Reliable]:
+    """Give what measures the confidence of combinations; nothing where none was calibrated."""
+    if (trusted := robust.confidence) is None:
+        return {}
+    from subsense.evaluation.reliability import Reliable
+
+    rows = {one: robust.modalities.present(one).double().tolist() for one in asked}
+    return {one: Reliable(trusted, trusted.trust(row, robust.modalities)) for one, row in rows.items()}
 
 
 def asked_for(modalities: Modalities, combinations: Wanted) -> tuple[Combination, ...]:
@@ -259,7 +282,13 @@ def _results(
         seed=seed,
         versions=versions(),
         rows=tuple(
-            Row(combination=str(one), count=table.counts[one], not_finite=table.not_finite(one), **rows[one])
+            Row(
+                combination=str(one),
+                count=table.counts[one],
+                not_finite=table.not_finite(one),
+                reliability=table.reliability(one),
+                **rows[one],
+            )
             for one in table.counts
         ),
     )

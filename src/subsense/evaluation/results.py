@@ -15,10 +15,11 @@ from subsense.errors import ResultsError, closest
 from subsense.evaluation import wording
 from subsense.support.files import make_folder, write_atomically
 
-FORMAT = 3
+FORMAT = 4
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda data: data | {"format": 2},  # 2 adds what is compared; a file of format 1 has none of it
     2: lambda data: data | {"format": 3},  # 3 counts outputs that aren't finite; format 2 scored them like others
+    3: lambda data: data | {"format": 4},  # 4 adds the reliability of confidence; a file of format 3 has none
 }
 """Format -> what turns a file of that format into the next one; readers of older files live here."""
 
@@ -36,6 +37,29 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
+class Reliability(_Frozen):
+    """Hold how far the adapted network's confidence is true for one combination, see `subsense.confidence`.
+
+    Attributes:
+        coverage: share of rows (or positions) whose set holds the truth.
+        set_size: mean number of classes in a set; mean width of intervals for values.
+        ece, ece_before: expected calibration error, 15 bins of one width, with the temperature and without.
+        ece_floor: about what `ece` would be if confidence were true: so few rows scatter.
+        brier, brier_before: squared distance of the probabilities to the truth, summed over classes, mean over rows.
+        answered: share that isn't abstained from; `risk`: share of wrong answers among these.
+    """
+
+    coverage: float
+    set_size: float
+    ece: float | None = None
+    ece_before: float | None = None
+    ece_floor: float | None = None
+    brier: float | None = None
+    brier_before: float | None = None
+    answered: float | None = None
+    risk: float | None = None
+
+
 class Row(_Frozen):
     """Hold what was measured for one combination, on `count` rows of data; None where a column was not measured.
 
@@ -51,6 +75,7 @@ class Row(_Frozen):
     fine_tuned: float | None = None
     compared: dict[str, float | None] = {}
     not_finite: dict[str, int] = {}
+    reliability: Reliability | None = None
 
     def value(self, column: str) -> float | None:
         """Give the value of one of `COLUMNS`, or of a compared method."""
@@ -92,7 +117,7 @@ class Results(_Frozen):
     counts, where its name leaves that open.
     """
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     title: str = ""
     metric: str
     convention: str = ""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from subsense.evaluation.results import AdapterFacts, Results, Row
 
 ABSENT = "–"
+MEANINGS = "ECE and Brier score as they are, and after the temperature (/T); floor: about the ECE of true confidence"
 
 
 def show_share(value: float | None) -> str:
@@ -50,6 +51,7 @@ def facts(results: Results) -> dict[str, str]:
         "missing": f"filled with {' or '.join(fills)}",
         "rows": _rows_in_words(results),
         **({"not scored": unscored} if unscored else {}),
+        **({"confidence": MEANINGS} if any(row.reliability for row in results.rows) else {}),
         "seed": "not given" if results.seed is None else str(results.seed),
         "versions": ", ".join(f"{name} {version}" for name, version in results.versions.items()) or "not recorded",
     }
@@ -153,4 +155,47 @@ def text(results: Results) -> str:
     title = [results.title] if results.title else []
     width = max(10, *(len(name) + 2 for name in results.compared)) if results.compared else 10
     lines = [f"{name:<{width}}{words}" for name, words in facts(results).items() if name != "versions"]
-    return "\n".join([*title, *lines, "", format_table(*table(results), rule_before=[len(results.rows)])])
+    tables = [format_table(*table(results), rule_before=[len(results.rows)])]
+    if found := reliability(results):
+        tables += ["", format_table(*found, rule_before=[len(results.rows)])]
+    return "\n".join([*title, *lines, "", *tables])
+
+
+def reliability(results: Results) -> tuple[list[str], list[list[str]]] | None:
+    """Give header and cells of how far confidence is true, with the mean over combinations; None where none was asked.
+
+    The facts say what the headings mean.
+    """
+    rows = [(row.combination, row.reliability) for row in results.rows if row.reliability]
+    if not rows:
+        return None
+    names = ("coverage", "set_size", "ece_before", "ece", "ece_floor", "brier_before", "brier", "answered", "risk")
+    shown = [name for name in names if any(getattr(found, name) is not None for _, found in rows)]
+    values = [[combination, *(getattr(found, name) for name in shown)] for combination, found in rows]
+    means = ["mean", *(_mean([line[1 + place] for line in values]) for place in range(len(shown)))]
+    header = ["combination", *(_RELIABILITY[name][0] for name in shown)]
+    lines = [*values, *([means] if len(values) > 1 else [])]
+    return header, [[str(line[0]), *map(_reliable, shown, line[1:])] for line in lines]
+
+
+_RELIABILITY = {
+    "coverage": ("covered", "{:.1%}"),
+    "set_size": ("set", "{:.2f}"),
+    "ece_before": ("ECE", "{:.3f}"),
+    "ece": ("ECE/T", "{:.3f}"),
+    "ece_floor": ("floor", "{:.3f}"),
+    "brier_before": ("Brier", "{:.3f}"),
+    "brier": ("Brier/T", "{:.3f}"),
+    "answered": ("answers", "{:.1%}"),
+    "risk": ("wrong", "{:.1%}"),
+}
+"""Field -> heading and form."""
+
+
+def _reliable(name: str, value: float | None) -> str:
+    return ABSENT if value is None else _RELIABILITY[name][1].format(value)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if present and len(present) == len(values) else None

@@ -71,7 +71,7 @@ class ForwardPass:
         if self.visitor is not None or self.route is not None:
             self._check_gradients(site)
             _check_tensors(site, x, y)
-            _check_features(site, y)
+            _check_features(site, module, y)
             self.busy = True
             try:
                 y = self.visitor(site, module, x, y) if self.visitor else self._chain(site, module, x, y, alone)
@@ -102,7 +102,7 @@ class ForwardPass:
         if torch.is_grad_enabled() and not is_bare(x):
             return None
         if isinstance(layer, Normalising):  # it gives as many features as it sees
-            _check_features(site, x)
+            _check_features(site, layer.module, x)
         assert self.route is not None
         self._check_gradients(site)
         mix = self.route.visit(site.key)
@@ -169,16 +169,24 @@ def _check_tensors(site: Site, x: Any, y: Any) -> None:
         )
 
 
-def _check_features(site: Site, y: Tensor) -> None:
+def _check_features(site: Site, module: nn.Module, y: Tensor) -> None:
     """Raise for a layer that gives other features than it was declared with; norms without weights allow that."""
     layer = site.layer
     end = layer.axis + len(layer.features)
     found = tuple(y.shape[layer.axis : end or None])
-    if found != layer.features:
-        raise UnsupportedLayer(
-            f"{site.key} ({layer.class_name}): declared with {_numbers(layer.features)} features, but it gives "
-            f"{_numbers(found)}; build it with {_numbers(found)}, or leave it out: exclude=[{layer.path!r}]"
+    if found == layer.features:
+        return
+    declares = next((name for name in ("num_features", "num_channels") if hasattr(module, name)), None)
+    right = f"build it with {_numbers(found)}"
+    if declares and len(found) == 1 and not any(True for _ in module.parameters()):
+        right = (
+            f"say so before adapting and loading, which changes nothing else: "
+            f"network.get_submodule({layer.path!r}).{declares} = {found[0]}"
         )
+    raise UnsupportedLayer(
+        f"{site.key} ({layer.class_name}): declared with {_numbers(layer.features)} features, but it gives "
+        f"{_numbers(found)}; {right}, or leave it out: exclude=[{layer.path!r}]"
+    )
 
 
 def _numbers(shape: tuple[int, ...]) -> str:

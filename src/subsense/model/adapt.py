@@ -67,9 +67,9 @@ def adapt(
         layers: layer classes of the network's own, see `subsense.LayerClass` and `subsense.AttentionClass`.
         seed: for the start of methods that draw one (LoRA).
         check_inputs: refuse what is present and NaN, infinite or so large that it says "no value"
-            (`subsense.modalities.inputs.HUGE`), and masks that hide all of it, naming the modality and the rows; False
-            hands them to the network as they are. Can be set later, ``robust.check_inputs = False``; compiled graphs
-            don't check.
+            (`subsense.modalities.inputs.HUGE`), axes of no size, and masks that hide all of it, naming the modality and
+            the rows; False hands them to the network as they are. Can be set later, ``robust.check_inputs = False``;
+            compiled graphs don't check.
         memory: ``"normal"``, or ``"low"``: training keeps less where the rows of a batch lack different modalities, and
             takes longer, see docs/performance.md; or ``"checkpoint"``: the network's blocks run once more in the
             backward pass, and nothing inside them is kept. Can be set later, ``robust.memory = "low"``.

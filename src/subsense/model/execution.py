@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,7 @@ from subsense.support.modules import evaluating
 from subsense.support.torch_private import is_sharded
 
 if TYPE_CHECKING:
+    from subsense.model.rounding import Rounding
     from subsense.model.splitting import Splitting
 
 
@@ -55,7 +57,7 @@ class Execution:
     """Run a frozen network on filled inputs, with the adapter sets that the router chooses.
 
     `training` says whether adapters are in training mode, in which a set may be used that is not finished. `rows` knows
-    where rows are inside the network, found out when a mixed batch asks.
+    where rows are inside the network, found out when a mixed batch asks; `rounding` what becomes of rounding in norms.
     """
 
     def __init__(self, network: nn.Module, plan: Plan, router: Router, injection: Injection, call: Call) -> None:
@@ -71,6 +73,13 @@ class Execution:
         """Give the declared modalities."""
         return self.router.modalities
 
+    @cached_property
+    def rounding(self) -> Rounding:
+        """Give what looks at norms; imported when the model is first called."""
+        from subsense.model.rounding import Rounding
+
+        return Rounding(self.network, self.call, self.modalities, self.plain, self.injection.paused)
+
     def hold(self) -> Any:
         """Give a context in which no other thread runs the model."""
         return self._guard.hold()
@@ -85,7 +94,13 @@ class Execution:
     def run(self, filled: Filled, batch: Batch, training: bool) -> Any:
         """Give the network's own output for a batch, whatever is missing."""
         if not torch.compiler.is_compiling() and self.splitting is not None:
-            self.splitting.agree(filled)
+            self.splitting.agree(filled)  # and nothing may run that others don't
+        elif not torch.compiler.is_compiling() and self.rounding.norms:
+            with self.rounding.watching(filled, batch):
+                return self._run_batch(filled, batch, training)
+        return self._run_batch(filled, batch, training)
+
+    def _run_batch(self, filled: Filled, batch: Batch, training: bool) -> Any:
         if batch.quality is not None and not torch.compiler.is_compiling():
             return self.rows.retried(lambda: self._graded(filled, batch, training))
         if batch.code is not None:
@@ -197,23 +212,7 @@ class Execution:
             self.router.trained_rows |= set(weights.any(0).nonzero().flatten().tolist())
 
     def _compiled(self, filled: Filled, batch: Batch, training: bool) -> Any:
-        if self.call.omits:
-            raise InputError(
-                "a graph with `present` can't run rows in groups, and nothing stands in for "
-                f"{', '.join(sorted(self.call.omits))} (fill 'omit'); leave `present` out of the graph: one "
-                "combination at a time, or choose another fill"
-            )
-        if self.rows.unknown:
-            raise InputError(
-                "a graph with `present` needs to know where rows are inside the network: call the model once with "
-                "a mixed batch, or model.locate(inputs), before compiling it"
-            )
-        if self.call.needs_groups:
-            raise InputError(
-                "a graph with `present` can't run rows in groups, and the function that calls the network isn't told "
-                "what each row has; give it an argument for that: call=lambda network, inputs, present: ..., or leave "
-                "`present` out of the graph: one combination at a time"
-            )
+        _check_one_graph(self.call, self.rows)
         present = batch.present.to(batch.device)
         if batch.quality is None:
             return self._adapted(filled, self.router.dynamic(present, self.rows.placements, training), present)
@@ -222,6 +221,10 @@ class Execution:
 
         weights = weights_or_nan(self.router, quality, training).to(self.injection.banks.dtype)
         return self._adapted(filled, Route(Choice(weights), False, self.rows.placements), present)
+
+    def along(self, filled: Filled, route: Route, present: Tensor) -> Any:
+        """Give the network's own output along a route that the caller made."""
+        return self._adapted(filled, route, present)
 
     def _adapted(self, filled: Filled, route: Route, present: Tensor | None, code: int | None = None) -> Any:
         output, is_lost = self._run(filled, route, present)
@@ -256,3 +259,24 @@ def _splitting(call: Call, rows: Rows) -> Splitting:
     from subsense.model.splitting import Splitting
 
     return Splitting(call, rows)
+
+
+def _check_one_graph(call: Call, rows: Rows) -> None:
+    """Raise `InputError` where a graph with `present` can't run rows that differ."""
+    if call.omits:
+        raise InputError(
+            "a graph with `present` can't run rows in groups, and nothing stands in for "
+            f"{', '.join(sorted(call.omits))} (fill 'omit'); leave `present` out of the graph: one "
+            "combination at a time, or choose another fill"
+        )
+    if rows.unknown:
+        raise InputError(
+            "a graph with `present` needs to know where rows are inside the network: call the model once with "
+            "a mixed batch, or model.locate(inputs), before compiling it"
+        )
+    if call.needs_groups:
+        raise InputError(
+            "a graph with `present` can't run rows in groups, and the function that calls the network isn't told "
+            "what each row has; give it an argument for that: call=lambda network, inputs, present: ..., or leave "
+            "`present` out of the graph: one combination at a time"
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 from subsense.adapters.affine import Recall
 from subsense.errors import InputError
 from subsense.routing.choice import Choice
-from subsense.routing.placement import Placement, _shaped
+from subsense.routing.placement import NotLocated, Placement, _shaped
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Route:
                 "that have the same modalities together, or switch checkpointing off"
             )
         if call >= len(places):
-            raise InputError(
+            raise NotLocated(
                 f"site {site} was called {call + 1} times in one forward, but {len(places)} times when the "
                 "rows were located; pass rows that have the same modalities together"
             )

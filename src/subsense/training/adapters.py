@@ -153,6 +153,7 @@ def train(
     facts |= {"start": start} if start else {}
     facts |= {"degrade": {name: list(map(str, kinds)) for name, kinds in degrader.kinds.items()}} if degrader else {}
     _begin(robust, loader, start, asked, options)
+    robust.confidence = None  # what was calibrated was so for other sets
     before = Before.of(robust, asked)
     splitting = robust.execution.splitting
     with splitting.own_gradients() if splitting else nullcontext():  # the loop adds them up, over rows

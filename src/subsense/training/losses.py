@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subsense.errors import InputError, SubsenseError, TrainingError, closest
-from subsense.evaluation.measure import select_scores
+from subsense.model.scores import select_scores
 
 Loss = Callable[[Any, Any], Tensor]
 Select = Callable[[Any], Tensor]

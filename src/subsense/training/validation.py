@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from subsense.errors import InputError, TrainingError
-from subsense.evaluation.measure import Measure, select_scores
+from subsense.evaluation.measure import Measure
 from subsense.modalities import Combination, Modalities
 from subsense.modalities.loaders import available, graded, split, take
+from subsense.model.scores import select_scores
 from subsense.training.distributed import Processes
 from subsense.training.losses import Objective, Select
 from subsense.training.seeding import seed_everything, seed_loader

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from subsense.evaluation import wording
 from subsense.evaluation.reporting.examples import Examples
 from subsense.evaluation.results import COLUMNS, Results, Row
 from subsense.evaluation.wording import show_share
@@ -25,7 +26,7 @@ def page(results: Results, examples: Examples | None = None) -> str:
     """
     table = _Table(results)
     summary = results.summary
-    return _template().render(
+    return template("page.html.j2").render(
         results=results,
         columns=[(column, results.heading(column)) for column in results.columns],
         rows=[table.line(row) for row in results.rows],
@@ -37,6 +38,7 @@ def page(results: Results, examples: Examples | None = None) -> str:
         tiles=_tiles(results),
         modalities=list(results.modalities),
         examples=_plain(examples) if examples else None,
+        reliability=wording.reliability(results),
     )
 
 
@@ -158,7 +160,8 @@ def _plain(examples: Examples) -> dict[str, object]:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """Give one of the templates, with every value escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -166,4 +169,4 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)

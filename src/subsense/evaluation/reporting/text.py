@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 
+from subsense.evaluation import wording
 from subsense.evaluation.results import COLUMNS, Results, Row
 from subsense.evaluation.wording import ABSENT
 
@@ -28,6 +29,9 @@ def markdown(results: Results) -> str:
     table = [_pipes([_markdown_text(cell) for cell in cells]) for cells in (header, rule, *rows)]
     title = [f"## {_markdown_text(results.title)}", ""] if results.title else []
     facts = [f"- {name}: {_markdown_text(text)}" for name, text in results.facts.items()]
+    if found := wording.reliability(results):
+        rule = ["---", *["---:"] * (len(found[0]) - 1)]
+        table += ["", *(_pipes([_markdown_text(cell) for cell in cells]) for cells in (found[0], rule, *found[1]))]
     return "\n".join([*title, *table, "", *facts]) + "\n"
 
 

@@ -32,7 +32,7 @@ def picture(value: Tensor) -> str:
     """Draw one sample of a modality, without a batch axis, as a data URI.
 
     (3, H, W) is drawn in colour, (C, H, W) as the mean of its channels in grey, (T, C, H, W) by its middle frame, (T,)
-    and (T, F) as curves over T, or as an image where there are more than `MAX_CURVES` of them. Values are stretched
+    and (T, F) as curves over T, of more than `MAX_CURVES` those that vary most. Values are stretched
     from their 1st to their 99th percentile.
     """
     value = value.detach().float().cpu()
@@ -41,9 +41,10 @@ def picture(value: Tensor) -> str:
     if value.ndim == 3:
         return image(_stretched(value if len(value) == 3 else value.mean(0, keepdim=True)))
     curves = value.reshape(len(value), -1) if value.ndim else value.reshape(1, 1)
-    if curves.shape[1] <= MAX_CURVES:
-        return _curves(curves)
-    return image(_stretched(curves.T[None]))
+    if curves.shape[1] > MAX_CURVES:
+        varied = curves.nan_to_num(0).var(0, correction=0).topk(MAX_CURVES).indices
+        curves = curves[:, varied.sort().values]
+    return _curves(curves)
 
 
 def image(values: Tensor) -> str:

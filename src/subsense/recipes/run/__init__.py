@@ -1,6 +1,7 @@
 """A recipe at work: what the verbs share."""
 
 from subsense.recipes.run.artifacts import check_kept, describe, write_comparison, write_folded, write_reports
+from subsense.recipes.run.audit import audit_recipe, write_audit
 from subsense.recipes.run.calibrate import calibrate_sets, is_calibrated, load_calibrated
 from subsense.recipes.run.compare import check_comparison, compare, forget, measure
 from subsense.recipes.run.job import Job, open_job
@@ -22,6 +23,7 @@ from subsense.recipes.run.train import (
 __all__ = [
     "Job",
     "adapt_network",
+    "audit_recipe",
     "calibrate_sets",
     "check",
     "check_comparison",
@@ -47,6 +49,7 @@ __all__ = [
     "pretrained",
     "start",
     "train_sets",
+    "write_audit",
     "write_comparison",
     "write_folded",
     "write_reports",

@@ -21,7 +21,7 @@ from subsense.recipes.run.train import load_sets, pretrained
 
 REPORTS = (".md", ".png", ".html")
 COMPARISONS = (".md", ".csv", ".tex", ".png", ".html")
-NUM_EXAMPLES = 6
+NUM_EXAMPLES, NUM_LOOKED_AT = 6, 48
 
 
 def describe(job: Job, robust: ss.RobustModel) -> str:
@@ -41,6 +41,7 @@ def write_reports(job: Job, robust: ss.RobustModel, results: ss.Results) -> list
     examples = reporting.collect_examples(
         robust,
         _spread(job.data.test),
+        keep=NUM_EXAMPLES,
         class_names=job.data.class_names,
         combinations=job.recipe.evaluate.combinations,
     )
@@ -56,7 +57,7 @@ def write_comparison(job: Job, results: ss.Results) -> list[Path]:
 
 def _spread(samples: Any) -> list[Any]:
     """Choose some samples from all over a data set."""
-    count = min(NUM_EXAMPLES, len(samples))
+    count = min(NUM_LOOKED_AT, len(samples))
     return [samples[index * len(samples) // count] for index in range(count)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from shutil import rmtree
+from typing import Any
 
 import subsense as ss
 from subsense.evaluation.evaluate import asked_for, network_facts, versions
@@ -105,6 +106,9 @@ def assemble(
 ) -> Results:
     """Make results of cells: those of the usual columns, and those of what is compared."""
     counts = {one: cell.count for column in (*cells.values(), *compared.values()) for one, cell in column.items()}
+    values: dict[ss.Combination, dict[str, Any]] = {
+        one: {name: column[one].value for name, column in cells.items() if one in column} for one in asked
+    }
     rows = [
         Row(
             combination=str(one),
@@ -115,7 +119,7 @@ def assemble(
                 for name, column in {**cells, **compared}.items()
                 if one in column and column[one].num_not_finite
             },
-            **{name: column[one].value for name, column in cells.items() if one in column},
+            **values[one],
         )
         for one in asked
         if counts.get(one)

@@ -21,9 +21,12 @@ for (const button of document.querySelectorAll("#results thead button")) {
 // Show what is said about each example with the modalities that are switched on.
 const source = document.getElementById("data");
 if (source) {
-  const { modalities, examples } = JSON.parse(source.textContent);
+  const { modalities, examples, fades, qualities } = JSON.parse(source.textContent);
   const switches = [...document.querySelectorAll(".switch")];
+  const sliders = [...document.querySelectorAll(".quality")];
   const isOn = (button) => button.ariaPressed === "true";
+  const steps = [0, ...[...qualities].reverse(), 100]; // a slider's places, in percent
+  const qualityOf = (slider) => steps[slider.value];
   const element = (tag, text, name) => Object.assign(document.createElement(tag), { textContent: text, className: name });
 
   const picture = (content, alt) => Object.assign(document.createElement("img"), { src: content, alt });
@@ -49,22 +52,32 @@ if (source) {
       parts.push(element("span", sign + prediction.label, mark));
     }
     if (prediction.confidence !== null) parts.push(element("small", `${(100 * prediction.confidence).toFixed(0)} % sure`, ""));
+    if (prediction.abstains) parts.push(element("small", "abstains", "abstains"));
+    if (prediction.others) parts.push(element("small", prediction.others.length ? `not ruled out: ${prediction.others.join(", ")}` : "every class ruled out", ""));
     return parts;
   }
 
   function show() {
     const present = switches.filter(isOn).map((button) => button.dataset.modality);
-    const combination = present.join("+");
+    const fading = sliders.find((slider) => present.includes(slider.dataset.modality) && qualityOf(slider) < 100);
+    const faded = fading?.dataset.modality;
+    const percent = fading ? qualityOf(fading) : 100;
+    const combination = present.map((name) => (name === faded ? `${name}@${percent}` : name)).join("+");
     for (const button of switches) button.ariaDisabled = isOn(button) && present.length === 1;
     const missing = modalities.filter((name) => !present.includes(name));
     const rest = missing.length ? `${missing.join(", ")} missing` : "nothing is missing";
-    document.getElementById("chosen").textContent = `${present.join(", ")} present, ${rest}.`;
+    const worse = faded ? ` ${faded} has a quality of ${percent} % (${fades[faded]}).` : "";
+    document.getElementById("chosen").textContent = `${present.join(", ")} present, ${rest}.${worse}`;
     for (const card of document.querySelectorAll(".card")) {
       const example = examples[card.dataset.example];
       for (const figure of card.querySelectorAll("[data-input]")) {
-        figure.classList.toggle("missing", !present.includes(figure.dataset.input));
+        const name = figure.dataset.input;
+        figure.classList.toggle("missing", !present.includes(name));
+        const shown = (name === faded && example.faded_inputs[name]?.[percent]) || example.inputs[name];
+        if (shown.kind === "picture") figure.querySelector("img").src = shown.content;
+        else figure.querySelector(".text").textContent = shown.content;
       }
-      const said = { ...example.predictions[combination], truth: example.truth };
+      const said = { ...(example.predictions[combination] ?? example.faded[combination]), truth: example.truth };
       for (const place of card.querySelectorAll("[data-answer]")) {
         const word = place.dataset.answer;
         place.querySelector("dd").replaceChildren(...answer(example, said[word], word, present));
@@ -76,6 +89,23 @@ if (source) {
     button.addEventListener("click", () => {
       if (button.ariaDisabled === "true") return; // at least one modality is present
       button.ariaPressed = String(!isOn(button));
+      const slider = sliders.find((one) => one.dataset.modality === button.dataset.modality);
+      if (slider) slider.value = isOn(button) ? steps.length - 1 : 0;
+      show();
+    });
+  }
+
+  // One modality fades at a time: moving a slider puts the others back to healthy or missing.
+  for (const slider of sliders) {
+    const own = switches.find((button) => button.dataset.modality === slider.dataset.modality);
+    if (!isOn(own)) slider.value = 0;
+    slider.addEventListener("input", () => {
+      const isLast = isOn(own) && switches.filter(isOn).length === 1;
+      if (isLast && slider.value === "0") slider.value = 1; // at least one modality is present
+      own.ariaPressed = String(slider.value !== "0");
+      for (const other of sliders) {
+        if (other !== slider && other.value !== "0") other.value = steps.length - 1;
+      }
       show();
     });
   }

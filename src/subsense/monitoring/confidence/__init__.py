@@ -1,0 +1,1 @@
+"""How far outputs can be trusted: temperatures, conformal sets and abstention, found for each combination."""
