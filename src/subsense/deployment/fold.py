@@ -22,6 +22,7 @@ from subsense.deployment.export import Different, compare, write_export, write_o
 from subsense.deployment.keeping import guard_keeping
 from subsense.errors import FoldError
 from subsense.injection.site import Site
+from subsense.injection.wrapped import is_offloaded
 from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.inputs import Inputs, read
 from subsense.modalities.loaders import num_rows
@@ -171,6 +172,11 @@ def prepare(
 
 
 def _copy(network: nn.Module) -> nn.Module:
+    if is_offloaded(network):
+        raise FoldError(
+            "fold: the network's weights are offloaded by accelerate; bring them back first: "
+            "accelerate.hooks.remove_hook_from_module(model.network, recurse=True)"
+        )
     if not is_sharded(network):
         return copy.deepcopy(network)
     from subsense.support.sharded import gathered

@@ -83,9 +83,19 @@ def _compiling(module: nn.Module) -> str | None:
     return "`compile()` was called on it; make the network without, and compile the model that `adapt` gives"
 
 
+def is_offloaded(network: nn.Module) -> bool:
+    """Say whether accelerate's hooks bring a network's weights when they are needed."""
+    return any("_hf_hook" in vars(module) for module in network.modules())
+
+
 def check_materialised(network: nn.Module) -> None:
     """Raise `PlanError` where a parameter or buffer has no values yet."""
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.is_meta and is_offloaded(network):
+            raise PlanError(
+                f"{name} is offloaded by accelerate, which brings it when its layer is called; adapt the network "
+                "before, and offload the network of the model that `adapt` gave: cpu_offload(model.network)"
+            )
         if tensor.is_meta:
             raise PlanError(
                 f"{name} is on the meta device and has no values yet; load the network's weights before adapting it "
