@@ -291,8 +291,8 @@ TORCH: dict[str, Case] = {
         lambda: torch.export.unflatten(torch.export.export(linear(), (torch.zeros(2, 6), torch.zeros(2, 6)))),
         refused="it was made of an exported graph",
     ),
-    "FSDP": of(fsdp, refused="FullyShardedDataParallel.*splits the weights"),
-    "FSDP2": of(fully_sharded, refused="`fully_shard` splits its weights"),
+    "FSDP": of(fsdp, refused="FullyShardedDataParallel.*use its successor"),
+    "FSDP2": of(fully_sharded, note="in one process here; in two and three in tests/training/test_sharded.py"),
     "DistributedDataParallel": of(distributed, refused="would not share the adapters' gradients"),
     "DataParallel": of(lambda: nn.DataParallel(linear()), refused="splits the batch between copies", fast=True),
     "gradient checkpointing": of(

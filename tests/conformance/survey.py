@@ -301,7 +301,9 @@ def _row(inputs: Any, row: int) -> Any:
 
 def _kinds(network: nn.Module) -> list[str]:
     """Name the classes; by name, since torch makes one for each copy of a parametrized or traced module."""
-    return [f"{type(module).__module__}.{type(module).__qualname__}" for module in network.modules()]
+    classes = [type(module) for module in network.modules()]
+    plain = [cls.__bases__[1] if cls.__bases__[0].__name__ == "FSDPModule" else cls for cls in classes]
+    return [f"{cls.__module__}.{cls.__qualname__}" for cls in plain]
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -308,6 +308,7 @@ class Draws(Towers):
         return super().forward(left, right + torch.rand_like(right))
 
 
+@pytest.mark.filterwarnings("ignore:adapters reach no layer:UserWarning")  # the table is most of it
 @pytest.mark.parametrize(
     ("network", "message"),
     [(Tables, r"torch\.export with a free batch size can't take"), (Draws, "the folded network: differs")],

@@ -131,6 +131,22 @@ def test_a_route_goes_with_its_graph() -> None:
     copy.deepcopy(robust)
 
 
+@pytest.mark.parametrize("present", [None, MIXED], ids=["alike", "mixed"])
+@pytest.mark.parametrize("method", ["ssf", ["ssf", "lora"], "norm"], ids=str)
+def test_memory_may_be_spent_on_running_blocks_again(method: Any, present: Tensor | None) -> None:
+    robust, runs = adapted("none", method, memory="checkpoint"), []
+    robust.network.blocks[1].up.register_forward_hook(lambda *_: runs.append(1))
+    found = gradients(robust, present, steps=1)
+    again = len(runs)
+    for one, other in zip(found, gradients(adapted("none", method), present), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9)
+    runs.clear()
+    robust.memory = "normal"
+    gradients(robust, present, steps=1)
+    assert len(runs) < again
+    assert not any("forward" in vars(module) for module in robust.detach().modules())
+
+
 def loss(y: Tensor, target: Tensor) -> Tensor:
     return ((y.mean((1, 2)) - target) ** 2).mean()
 

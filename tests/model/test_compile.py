@@ -161,6 +161,7 @@ def test_exports_one_combination(name: str) -> None:
         assert difference(architecture.scores(program(given)), architecture.scores(robust(given))) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:adapters reach no layer that holds 10.54%:UserWarning")  # a toy Swin's tables
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_autocast_stays_near(name: str) -> None:
     architecture = ARCHITECTURES[name]

@@ -211,7 +211,8 @@ def test_three_faults_are_reported_at_once_each_with_its_place() -> None:
         ("data.options={sed: 3}", "Did you mean 'seed'?"),
         (
             "adapt.method=sff",
-            "unknown method 'sff'; known: bitfit, common, lora, norm, scale, shift, ssf. Did you mean 'ssf'?",
+            "unknown method 'sff'; known: bitfit, common, embedding, lora, norm, scale, shift, ssf. "
+            "Did you mean 'ssf'?",
         ),
         ("adapt.method={lora: {rnk: 2}}", "unknown option 'rnk'; known: alpha, rank. Did you mean 'rank'?"),
         ("adapt.method={lora: {rank: 0}}", "expected rank to be an integer above 0"),

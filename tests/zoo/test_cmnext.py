@@ -250,10 +250,11 @@ def test_plan_for_four_modalities():
     )
 
 
-def test_undeclared_norms_are_named_as_out_of_reach():
-    plan = ss.plan(layout(2, num_classes=9, variant="B0"))
-    assert "backbone.extra_norm1.weight" in plan.out_of_reach
-    assert "backbone.extra_downsample_layers.0.norm.ln_0.bias" in plan.out_of_reach
+def test_undeclared_norms_are_known_by_what_they_compute():
+    network = cmnext("rgb", "thermal", num_classes=9, variant="B0")
+    found, declared = ss.plan(network), ss.plan(network, layers=CHANNEL_FIRST)
+    assert [site.key for site in found.sites] == [site.key for site in declared.sites]
+    assert [site.layer.axis for site in found.sites] == [site.layer.axis for site in declared.sites]
 
 
 def test_keeps_every_promise_when_adapted():

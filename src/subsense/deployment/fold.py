@@ -22,12 +22,14 @@ from subsense.deployment.export import Different, compare, write_export, write_o
 from subsense.deployment.keeping import guard_keeping
 from subsense.errors import FoldError
 from subsense.injection.site import Site
+from subsense.injection.wrapped import is_offloaded
 from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.inputs import Inputs, read
 from subsense.modalities.loaders import num_rows
 from subsense.model.robust import RobustModel
 from subsense.routing.groups import output_tensors
 from subsense.support.modules import evaluating
+from subsense.support.torch_private import is_sharded
 
 AdapterRow = tuple[Site, Adapter, Mapping[str, Tensor]]
 
@@ -104,7 +106,7 @@ def fold(
     adapters = robust.adapter_set(combination)
     with robust.no_adapters():
         refresh(robust.network)
-        folded = copy.deepcopy(robust.network)
+        folded = _copy(robust.network)
     for _, rows in groupby(adapters, key=lambda one: one[0].key):
         _fold_site(folded, list(rows))
     guard_keeping(robust.network, folded)
@@ -167,6 +169,19 @@ def prepare(
             "with the folded network"
         )
     return robust.call.arrange(robust.modalities, filled.fill_in(inputs), robust.call.omits)
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    if is_offloaded(network):
+        raise FoldError(
+            "fold: the network's weights are offloaded by accelerate; bring them back first: "
+            "accelerate.hooks.remove_hook_from_module(model.network, recurse=True)"
+        )
+    if not is_sharded(network):
+        return copy.deepcopy(network)
+    from subsense.support.sharded import gathered
+
+    return gathered(network)
 
 
 def _read(

@@ -24,6 +24,7 @@ from subsense.model.filled import FilledNetwork
 from subsense.model.robust import RobustModel
 from subsense.model.scores import select_scores
 from subsense.support.modules import device_of, evaluating
+from subsense.support.torch_private import name_of
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -297,7 +298,7 @@ def network_facts(robust: RobustModel) -> NetworkFacts:
     """Name the frozen network of a model, as results do."""
     network = robust.network
     count = robust.plan.network_parameters
-    return NetworkFacts(name=type(network).__name__, fingerprint=robust.network_fingerprint(), num_parameters=count)
+    return NetworkFacts(name=name_of(network), fingerprint=robust.network_fingerprint(), num_parameters=count)
 
 
 def adapter_facts(robust: RobustModel) -> AdapterFacts:

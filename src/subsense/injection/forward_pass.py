@@ -46,6 +46,7 @@ class ForwardPass:
         wholes: the parameters of layers that are adapted as a whole, once they are made.
         replays: whether it is over, and a part of it is run again.
         grads: whether it began with gradients.
+        first: the number of its graph's first node.
     """
 
     banks: Banks
@@ -61,6 +62,7 @@ class ForwardPass:
     wholes: dict[nn.Module, Mapping[str, Tensor]] = field(default_factory=dict)
     replays: bool = False
     grads: bool = False
+    first: int = 0
 
     def adapt(self, site: Site, module: nn.Module, x: Tensor, y: Tensor, alone: bool = True) -> Tensor:
         """Give a site's adapted output from its input and output; `alone`: no one else has seen the output."""

@@ -27,7 +27,7 @@ from subsense.injection.saved_outputs import SavedOutputs
 from subsense.injection.scaled_layer import Scaling
 from subsense.injection.scaled_norm import Normalising
 from subsense.injection.site import Site
-from subsense.support.torch_private import all_hooks, in_backward, is_first_hook
+from subsense.support.torch_private import all_hooks, in_backward, is_first_hook, next_node
 
 if TYPE_CHECKING:
     from subsense.injection.recomputing import Passes
@@ -58,12 +58,9 @@ class Injection:
         self._attentions = self._make_attentions()
         self._forwards: dict[nn.Module, Any] = {**self._attentions, **self._make_layers()}
         self._forwards |= plain_encoders(network, (module for _, module in self._places()))
+        self._blocks: dict[nn.Module, Any] = {}
         self._hooks = self._make_hooks()
-        self._inner = [
-            (module.get_submodule(site.layer.seen), InnerHook(self, site, module))
-            for site, module in self._places()
-            if site.layer.seen
-        ]
+        self._inner = [_inner_hook(self, site, module) for site, module in self._places() if site.layer.seen]
         modules = dict(network.named_modules(remove_duplicate=False))
         self._there = [(path, modules[path]) for site in plan.sites for path in site.modules]
         self._handles: list[RemovableHandle] = []
@@ -78,7 +75,7 @@ class Injection:
             module.register_forward_hook(hook, with_kwargs=True, prepend=True) for module, hook in self._hooks
         ]
         self._handles += [module.register_forward_pre_hook(hook, prepend=True) for module, hook in self._inner]
-        for module, forward in self._forwards.items():
+        for module, forward in {**self._blocks, **self._forwards}.items():
             vars(module).setdefault("forward", forward)  # somebody else's, put on meanwhile, calls this one
         self._generating.attach()
 
@@ -89,9 +86,15 @@ class Injection:
             self._generating.detach()
             for handle in self._handles:
                 handle.remove()
-            for module, forward in self._forwards.items():
+            for module, forward in {**self._blocks, **self._forwards}.items():
                 if vars(module).get("forward") is forward:
                     del module.forward
+
+    def spend(self, saved: SavedOutputs) -> None:
+        """Spend memory in another way."""
+        with self.paused():
+            self.saved = saved
+            self._blocks = _checkpointed(self) if saved.memory == "checkpoint" else {}
 
     def may_generate(self) -> bool:
         """Say whether the model is calling the network, or adapters are off."""
@@ -126,6 +129,7 @@ class Injection:
                 folds=folds,
                 dtype=self.banks.dtype,
                 grads=plain and torch.is_grad_enabled(),
+                first=next_node() if plain else 0,
             )
         ) as running:
             yield running
@@ -284,6 +288,17 @@ class AdaptedLayer:
             output = running.adapt(self.site, module, x, type(module).forward(module, *args, **kwargs))
         running.done = module
         return output
+
+
+def _checkpointed(injection: Injection) -> dict[nn.Module, Any]:
+    from subsense.injection.checkpointing import CheckpointedBlock, blocks_of
+
+    adapted = [module for _, module in injection._places()]
+    return {block: CheckpointedBlock(injection, block) for block in blocks_of(injection.network, adapted)}
+
+
+def _inner_hook(injection: Injection, site: Site, module: nn.Module) -> tuple[nn.Module, InnerHook]:
+    return module.get_submodule(site.layer.seen), InnerHook(injection, site, module)
 
 
 def _passes() -> Passes:

@@ -41,13 +41,13 @@ class Passes:
     def __reduce__(self) -> tuple[type[Passes], tuple[()]]:
         return Passes, ()
 
-    def keep(self, running: ForwardPass, first: int, outputs: Iterable[Tensor]) -> None:
+    def keep(self, running: ForwardPass, outputs: Iterable[Tensor]) -> None:
         """Keep a forward that has ended, as long as the graph of one of its outputs."""
         graphs = [tensor for tensor in outputs if tensor.grad_fn is not None]
         if graphs and running.route is not None:
             route = running.route.replayed()
             again = replace(running, route=route, watched=[], observed=None, done=None, replays=True)
-            past = Past(again, range(first, next_node()))
+            past = Past(again, range(running.first, next_node()))
             self._known.add(past)
             for tensor in graphs:
                 keep_with(tensor, past)

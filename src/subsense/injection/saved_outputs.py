@@ -24,7 +24,7 @@ from subsense.support.torch_private import version_of
 State = Literal["unknown", "steady", "restless"]
 Watched = tuple[str, Tensor, int]
 """(site, what it handed on, the version of that)."""
-MEMORY = ("normal", "low")
+MEMORY = ("normal", "low", "checkpoint")
 
 
 class SavedOutputs:
@@ -32,7 +32,8 @@ class SavedOutputs:
 
     Args:
         memory: ``"normal"``, or ``"low"``: normalisation layers run once more in the backward pass where rows differ,
-            so that their outputs aren't kept; see docs/performance.md for what that saves and costs.
+            so that their outputs aren't kept; see docs/performance.md for what that saves and costs. Or
+            ``"checkpoint"``: whole blocks run once more, see `subsense.injection.checkpointing`.
     """
 
     def __init__(self, memory: str = "normal") -> None:

@@ -5,11 +5,13 @@ Each is refused with what to do instead; none is skipped in silence.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from subsense.errors import PlanError
-from subsense.support.torch_private import loaded, was_compiled
+from subsense.support.torch_private import fully_sharded, loaded, was_compiled
 
 _ADAPT_WITHIN = "adapt the network inside it (`.module`), then wrap the model that `adapt` gives"
 _WRAPPERS = {
@@ -21,12 +23,8 @@ _WRAPPERS = {
         "and use one process for each device"
     ),
     "torch.distributed.fsdp:FullyShardedDataParallel": (
-        "it splits the weights between processes; adapt the network before it is wrapped, and use plain processes: "
-        "adapters are small"
-    ),
-    "torch.distributed.fsdp:FSDPModule": (
-        "`fully_shard` splits its weights between processes; adapt the network without it, and use plain processes: "
-        "adapters are small"
+        "it splits the weights between processes without their layers' knowledge; use its successor, "
+        "torch.distributed.fsdp.fully_shard"
     ),
     "torch.export.unflatten:UnflattenedModule": (
         "it was made of an exported graph; adapt the network that was exported, and export what `subsense.fold` gives"
@@ -45,26 +43,38 @@ def check_wrappers(network: nn.Module) -> None:
         wrapping = (reason for cls, reason in wrappers.items() if isinstance(module, cls))
         if reason := next(wrapping, None) or _compiling(module):
             raise PlanError(f"{path or 'the network'} ({type(module).__name__}): {reason}")
+    check_splitting(network)
 
 
-_SHARDED = ("torch.distributed.fsdp:FullyShardedDataParallel", "torch.distributed.fsdp:FSDPModule")
-_DISTRIBUTED = ("torch.distributed.tensor:DTensor",)
+_WRAPPED_LATER = ("torch.distributed.fsdp:FullyShardedDataParallel",)
+_TENSORS = ("torch.distributed.tensor:DTensor",)
 
 
-def check_unsharded(model: nn.Module) -> None:
-    """Raise `PlanError` where an adapted network, or its adapters, were split between processes after `adapt`."""
+def check_splitting(model: nn.Module) -> None:
+    """Raise `PlanError` where weights are split between processes otherwise than by `fully_shard`, or adapters are.
+
+    Args:
+        model: a network, or the model that `adapt` made of it.
+    """
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return
-    wrappers, tensors = (tuple(loaded(dict.fromkeys(places, ""))) for places in (_SHARDED, _DISTRIBUTED))
+    wrappers, tensors = (tuple(loaded(dict.fromkeys(places, ""))) for places in (_WRAPPED_LATER, _TENSORS))
+    kinds, split = fully_sharded(), set[int]()
     for path, module in model.named_modules():
-        own = [*module.parameters(recurse=False)]
-        if isinstance(module, wrappers) or any(isinstance(one, tensors) for one in own):
+        own: list[Any] = [one for one in module.parameters(recurse=False) if isinstance(one, tensors)]
+        name = f"{path or 'the model'} ({type(module).__name__})"
+        if isinstance(module, wrappers):
+            raise PlanError(f"{name}: wrapped in FSDP after `adapt`; split it by torch.distributed.fsdp.fully_shard")
+        if issubclass(type(module), kinds):
+            split.update(map(id, module.parameters()))
+        if own and any(id(one) not in split or one.device_mesh.ndim > 1 for one in own):
             raise PlanError(
-                f"{path or 'the model'} ({type(module).__name__}): its weights were split between processes after "
-                "`adapt` (fully_shard, FSDP or a DTensor), which adapters can't work within: processes would train "
-                "different sets. Adapt the network whole in every process, and use plain processes: subsense.train, or "
-                "DistributedDataParallel around the model that `adapt` gave; adapters are small"
+                f"{name}: its weights are split by tensor parallelism (DTensors), so that no process sees a layer's "
+                "output with all its channels; split whole layers instead, by torch.distributed.fsdp.fully_shard over "
+                "one axis of processes"
             )
+        if own and path.split(".")[0] == "banks":
+            raise PlanError(f"{name}: the adapters were split, too; they are small: fully_shard(model.network) alone")
 
 
 def _compiling(module: nn.Module) -> str | None:
@@ -73,9 +83,19 @@ def _compiling(module: nn.Module) -> str | None:
     return "`compile()` was called on it; make the network without, and compile the model that `adapt` gives"
 
 
+def is_offloaded(network: nn.Module) -> bool:
+    """Say whether accelerate's hooks bring a network's weights when they are needed."""
+    return any("_hf_hook" in vars(module) for module in network.modules())
+
+
 def check_materialised(network: nn.Module) -> None:
     """Raise `PlanError` where a parameter or buffer has no values yet."""
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.is_meta and is_offloaded(network):
+            raise PlanError(
+                f"{name} is offloaded by accelerate, which brings it when its layer is called; adapt the network "
+                "before, and offload the network of the model that `adapt` gave: cpu_offload(model.network)"
+            )
         if tensor.is_meta:
             raise PlanError(
                 f"{name} is on the meta device and has no values yet; load the network's weights before adapting it "

@@ -71,7 +71,8 @@ def adapt(
             the rows; False hands them to the network as they are. Can be set later, ``robust.check_inputs = False``;
             compiled graphs don't check.
         memory: ``"normal"``, or ``"low"``: training keeps less where the rows of a batch lack different modalities, and
-            takes longer, see docs/performance.md. Can be set later, ``robust.memory = "low"``.
+            takes longer, see docs/performance.md; or ``"checkpoint"``: the network's blocks run once more in the
+            backward pass, and nothing inside them is kept. Can be set later, ``robust.memory = "low"``.
         merge: scale and shift a convolution at the BatchNorm behind it, which is the same and takes half of the
             parameters, see `subsense.injection.planning.plan`; False: at both, as published work counts them.
 
@@ -105,7 +106,8 @@ def adapt(
     filling.ask()
     warn_of_uncovered(network, planned.uncovered, stacklevel=2)
     robust = inject(network, planned, banks, filling, router, parsed)
-    robust.check_inputs, robust.injection.saved = check_inputs, saved
+    robust.check_inputs = check_inputs
+    robust.injection.spend(saved)
     return robust
 
 

@@ -50,6 +50,7 @@ from subsense.model.robust import RobustModel
 from subsense.model.watching import kept as watching
 from subsense.routing.router import Router
 from subsense.support.files import checksum_of_bytes, make_folder, write_atomically
+from subsense.support.torch_private import is_sharded
 
 if TYPE_CHECKING:
     from subsense.model.confidence import Confidence
@@ -68,7 +69,8 @@ def save(robust: RobustModel, folder: str | Path) -> None:
 
     Args:
         robust: what to save.
-        folder: made where it does not exist.
+        folder: made where it does not exist. Of a network that is split between processes, all have to ask, and the
+            first one writes.
 
     Raises:
         WriteError: a file could not be written; what stood there before is whole.
@@ -91,6 +93,15 @@ def save(robust: RobustModel, folder: str | Path) -> None:
     ['left', 'right']
     """
     manifest, data = files_of(robust)
+    if is_sharded(robust.network):  # all processes have made the fingerprint; one writes
+        if torch.distributed.get_rank() == 0:
+            _write(manifest, data, folder)
+        torch.distributed.barrier()
+        return
+    _write(manifest, data, folder)
+
+
+def _write(manifest: dict[str, Any], data: bytes, folder: str | Path) -> None:
     name = manifest["tensors"]
     folder = make_folder(folder)
     write_atomically(folder / name, data)

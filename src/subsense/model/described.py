@@ -12,6 +12,7 @@ from subsense.adapters import to_json
 from subsense.model.manifest import FORMAT, Manifest, _declared
 from subsense.model.robust import RobustModel
 from subsense.model.watching import kept as watching
+from subsense.support.torch_private import name_of
 
 
 def describe(robust: RobustModel, tensors: str) -> Manifest:
@@ -20,7 +21,7 @@ def describe(robust: RobustModel, tensors: str) -> Manifest:
         format=FORMAT if robust.monitor or robust.confidence else 2 if robust.plan.merged else 1,
         subsense=version("subsense"),
         torch=torch.__version__,
-        network=type(robust.network).__name__,
+        network=name_of(robust.network),
         fingerprint=robust.network_fingerprint(),
         modalities=robust.modalities.spec,
         call=robust.call.spec,

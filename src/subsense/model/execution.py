@@ -29,10 +29,11 @@ from subsense.routing.groups import output_names, output_tensors
 from subsense.routing.route import Route
 from subsense.routing.router import Router
 from subsense.support.modules import evaluating
-from subsense.support.torch_private import next_node
+from subsense.support.torch_private import is_sharded
 
 if TYPE_CHECKING:
     from subsense.model.rounding import Rounding
+    from subsense.model.splitting import Splitting
 
 
 @dataclass
@@ -55,21 +56,17 @@ class _Guard:
 class Execution:
     """Run a frozen network on filled inputs, with the adapter sets that the router chooses.
 
-    Attributes:
-        rows: where rows are inside the network, found out when a mixed batch asks.
-        rounding: what becomes of rounding in norms, looked at in the first call of each combination.
-
-    `training` says whether adapters are in training mode, in which a set may be used that is not finished.
+    `training` says whether adapters are in training mode, in which a set may be used that is not finished. `rows` knows
+    where rows are inside the network, found out when a mixed batch asks; `rounding` what becomes of rounding in norms.
     """
 
     def __init__(self, network: nn.Module, plan: Plan, router: Router, injection: Injection, call: Call) -> None:
-        self.network, self.plan, self.router = network, plan, router
-        self.injection, self.call = injection, call
+        self.network, self.plan, self.router, self.injection, self.call = network, plan, router, injection, call
         self.before = Before(network)
         self.reach = Reach(plan, router, injection, call)
-        alike = any(site.layer.whole for site in plan.sites)
-        self.rows = Rows(self.observe, [site.key for site in plan.sites], call, self.reach.check_located, alike)
+        self.rows = Rows(self.observe, plan.sites, call, self.reach.check_located)
         self._guard, self._graphs = _Guard(), Graphs()
+        self._splitting: Splitting | None = None
 
     @property
     def modalities(self) -> Modalities:
@@ -87,12 +84,21 @@ class Execution:
         """Give a context in which no other thread runs the model."""
         return self._guard.hold()
 
+    @property
+    def splitting(self) -> Splitting | None:
+        """Give what processes have to agree on; None where the network isn't split between them."""
+        if self._splitting is None and is_sharded(self.network):
+            self._splitting = _splitting(self.call, self.rows)
+        return self._splitting
+
     def run(self, filled: Filled, batch: Batch, training: bool) -> Any:
         """Give the network's own output for a batch, whatever is missing."""
-        if torch.compiler.is_compiling() or not self.rounding.norms:
-            return self._run_batch(filled, batch, training)
-        with self.rounding.watching(filled, batch):
-            return self._run_batch(filled, batch, training)
+        if not torch.compiler.is_compiling() and self.splitting is not None:
+            self.splitting.agree(filled)  # and nothing may run that others don't
+        elif not torch.compiler.is_compiling() and self.rounding.norms:
+            with self.rounding.watching(filled, batch):
+                return self._run_batch(filled, batch, training)
+        return self._run_batch(filled, batch, training)
 
     def _run_batch(self, filled: Filled, batch: Batch, training: bool) -> Any:
         if batch.quality is not None and not torch.compiler.is_compiling():
@@ -230,11 +236,9 @@ class Execution:
 
     def _run(self, filled: Filled, route: Route, present: Tensor | None) -> tuple[Any, bool]:
         with plain_attention(), self.injection.using(route) as running:
-            plain = not torch.compiler.is_compiling()
-            first = next_node() if plain else 0
             output = self.call(self.network, self.modalities, filled, present)
-            if plain and torch.is_grad_enabled():
-                self.injection.passes.keep(running, first, output_tensors(output))
+            if running.grads:
+                self.injection.passes.keep(running, output_tensors(output))
             return output, bool(running.watched) and running.settle(output_tensors(output))
 
     def plain(self, filled: Filled, present: Tensor | None = None) -> Any:
@@ -249,6 +253,12 @@ class Execution:
             output = self.call(self.network, self.modalities, filled, present)
         self.rows.names = output_names(output)
         return observed | {OUTPUT: output_tensors(output)}
+
+
+def _splitting(call: Call, rows: Rows) -> Splitting:
+    from subsense.model.splitting import Splitting
+
+    return Splitting(call, rows)
 
 
 def _check_one_graph(call: Call, rows: Rows) -> None:

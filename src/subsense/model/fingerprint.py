@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from xxhash import xxh3_128
 
+from subsense.support.torch_private import whole
+
 
 def fingerprint(network: nn.Module, like: str = "xxh3:") -> str:
     """Hash a network's `state_dict`: names, shapes, dtypes, bytes; an algorithm's name and 32 hexadecimal digits.
@@ -36,7 +38,7 @@ def fingerprint(network: nn.Module, like: str = "xxh3:") -> str:
     for name, tensor in network.state_dict().items():
         if isinstance(tensor, Tensor):
             digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            digest.update(whole(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return f"{algorithm}{colon}{digest.hexdigest()}"
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from subsense.errors import PlanError
 from subsense.injection.fused_attention import plain_attention
 from subsense.modalities.inputs import Filled
-from subsense.support.torch_private import NormBase
+from subsense.support.torch_private import NormBase, is_sharded
 
 
 class Before:
@@ -20,7 +20,9 @@ class Before:
     def __init__(self, network: nn.Module) -> None:
         modules = dict(network.named_modules())
         self.modes = {module: module.training for module in modules.values()}
+        self.network = network
         self.trainable = {parameter: parameter.requires_grad for parameter in network.parameters()}
+        self.named = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
         self.statistics = {
             path: module
             for path, module in modules.items()
@@ -31,7 +33,8 @@ class Before:
         """Put it back."""
         for module, mode in self.modes.items():
             module.training = mode
-        self._ask(self.trainable)
+        for name, parameter in self.network.named_parameters():  # `fully_shard` puts others in the place of those
+            parameter.requires_grad_(self.named.get(name, parameter.requires_grad))
 
     def check_modes(self) -> None:
         """Raise `PlanError` where the network was put into training mode by hand, so that its statistics would move."""
@@ -51,6 +54,10 @@ class Before:
         the network is recorded, unless a gradient for its inputs is asked for: then the kernels are a frozen network's.
         """
         with ExitStack() as stack:
+            if is_sharded(self.network):  # what is gathered was frozen when it was gathered first
+                stack.enter_context(torch.no_grad())
+                yield
+                return
             if torch.is_grad_enabled() and any(self.trainable.values()):
                 stack.enter_context(plain_attention())
             if not torch.is_grad_enabled() or not any(x.requires_grad for parts in filled.values() for x in parts):

@@ -14,7 +14,7 @@ from subsense.injection.forward_pass import Visitor
 from subsense.injection.hooks import Injection
 from subsense.injection.planning import Plan
 from subsense.injection.saved_outputs import SavedOutputs
-from subsense.injection.wrapped import check_unsharded
+from subsense.injection.wrapped import check_splitting
 from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.calling import Call, gather
 from subsense.modalities.declaration import Wanted
@@ -90,12 +90,12 @@ class RobustModel(nn.Module):
 
     @property
     def memory(self) -> str:
-        """Give how training spends memory: ``"normal"``, or ``"low"``, which takes longer; it can be set."""
+        """Give how training spends memory: ``"normal"``, or ``"low"``, ``"checkpoint"``; it can be set, see `adapt`."""
         return self.injection.saved.memory
 
     @memory.setter
     def memory(self, memory: str) -> None:
-        self.injection.saved = SavedOutputs(memory)
+        self.injection.spend(SavedOutputs(memory))
 
     def forward(self, inputs: Inputs | Tensor | None = None, present: Present = None, **others: Any) -> Any:
         """Give the network's own output, whatever is missing.
@@ -118,7 +118,7 @@ class RobustModel(nn.Module):
         with self.execution.hold():
             output = self.execution.run(self.fill(batch), batch, self.training)
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return _with_zero_gradients(output, self.adapter_parameters().values())
+            return _with_gradients(self.execution, output, self.adapter_parameters().values())
         return output
 
     def generate(self, inputs: Inputs, present: Present = None, **options: Any) -> Any:
@@ -248,7 +248,7 @@ def _read(robust: RobustModel, inputs: Inputs, present: Present) -> Batch:
     batch = read(robust.modalities, inputs, present)
     robust.execution.before.check_modes()
     if not torch.compiler.is_compiling():
-        check_unsharded(robust)
+        check_splitting(robust)
     if robust.check_inputs and not torch.compiler.is_compiling():
         check_not_empty(robust.modalities, batch)
         check_finite(robust.modalities, batch, robust.fill.masks)
@@ -259,9 +259,11 @@ def _read(robust: RobustModel, inputs: Inputs, present: Present) -> Batch:
 # What a first call doesn't need is imported when it is used.
 
 
-def _with_zero_gradients(output: Any, parameters: Iterable[nn.Parameter]) -> Any:
+def _with_gradients(execution: Execution, output: Any, parameters: Iterable[nn.Parameter]) -> Any:
     from subsense.model.complete import with_zero_gradients
 
+    if execution.splitting is not None:
+        execution.splitting.average(parameters)
     return with_zero_gradients(output, parameters)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subsense.errors import InputError
+from subsense.injection.site import Site
 from subsense.modalities.calling import Call
 from subsense.modalities.inputs import Filled
 from subsense.routing.groups import run_grouped
@@ -24,26 +26,25 @@ class Rows:
 
     Args:
         observe: runs the frozen network and gives what every site and the output are.
-        sites: those whose rows matter.
+        sites: those whose rows matter; where one takes one set for all rows, they always run in groups.
         call: how the network is called.
         check: told the sites that are called, the first time that rows are located.
-        alike: whether some layer takes one set for all rows.
 
     Attributes:
         located: where rows are; None until a batch asks.
         names: what the output called each of its tensors when the network was last observed.
+        may_choose: whether groups may differ from process to process; otherwise rows that need them are refused.
     """
 
     def __init__(
         self,
         observe: Callable[[Filled], Mapping[str, Sequence[Tensor]]],
-        sites: Sequence[str],
+        sites: Sequence[Site],
         call: Call,
         check: Callable[[Mapping[str, Any]], None],
-        alike: bool = False,
     ) -> None:
-        self._alike = alike
-        self._observe, self._sites, self._call, self._check = observe, sites, call, check
+        self._alike, self.may_choose = any(site.layer.whole for site in sites), True
+        self._observe, self._sites, self._call, self._check = observe, [site.key for site in sites], call, check
         self.located: Located | None = None
         self.names: Sequence[Any] = ()
 
@@ -80,7 +81,15 @@ class Rows:
 
     def must_group(self, filled: Filled, kinds: Sequence[int]) -> bool:
         """Say whether rows of different kinds have to run apart, or are faster so."""
-        return self._call.needs_groups or self.unknown or self._groups_are_cheaper(filled, kinds)
+        must = self._call.needs_groups or self.unknown
+        if must and not self.may_choose:
+            raise InputError(
+                "rows of this batch have different modalities and must run in groups, but the network is split between "
+                "processes (fully_shard), which would make different numbers of calls and wait for each other; pass "
+                "rows with the same modalities together, the same in all processes, or leave out the layers that take "
+                "one set for all rows (recurrent ones, packed experts)"
+            )
+        return must or (self.may_choose and self._groups_are_cheaper(filled, kinds))
 
     def grouped(self, run: Callable[[Filled, int], Any], filled: Filled, kinds: Sequence[int]) -> Any:
         """Run one kind of rows after the other."""

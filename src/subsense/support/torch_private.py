@@ -196,6 +196,47 @@ def all_hooks(module: nn.Module) -> Iterator[Any]:
     yield from module._forward_hooks.values()
 
 
+def fully_sharded() -> tuple[type, ...]:
+    """Give the class of modules whose weights `fully_shard` splits; none where that was never imported."""
+    return tuple(loaded({"torch.distributed.fsdp:FSDPModule": ""}))
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Say whether a network, or a part of it, is split.
+
+    >>> is_sharded(nn.Linear(2, 2))
+    False
+    """
+    kinds = fully_sharded()
+    return bool(kinds) and any(isinstance(module, kinds) for module in network.modules())
+
+
+def name_of(network: nn.Module) -> str:
+    """Give the name of a network's class, which splitting replaces by one of its own.
+
+    >>> name_of(nn.Linear(2, 2))
+    'Linear'
+    """
+    cls = type(network)
+    return (cls.__bases__[1] if issubclass(cls, fully_sharded()) else cls).__name__
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Give all of a tensor; every process has to ask."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def is_hook_place(name: str) -> bool:
+    """Say whether a module keeps hooks under a name."""
+    return "hooks" in name and name in _MODULE
+
+
+def is_of_sharding(name: str) -> bool:
+    """Say whether `fully_shard` put an attribute of that name on a module."""
+    return name.startswith(("__composable_api_state_key", "_fsdp_use_orig_params", "_is_fsdp_managed_module"))
+
+
 def was_compiled(module: nn.Module) -> bool:
     """Say whether `compile` was called on a module, so that its call runs a graph."""
     return module._compiled_call_impl is not None

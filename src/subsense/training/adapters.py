@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -154,7 +155,9 @@ def train(
     _begin(robust, loader, start, asked, options)
     robust.confidence = None  # what was calibrated was so for other sets
     before = Before.of(robust, asked)
-    report = fit(Run(Adapters(robust, dropout), loader, objective, parts, options, validation, facts, degrader))
+    splitting = robust.execution.splitting
+    with splitting.own_gradients() if splitting else nullcontext():  # the loop adds them up, over rows
+        report = fit(Run(Adapters(robust, dropout), loader, objective, parts, options, validation, facts, degrader))
     report = replace(report, silent=robust.plan.silent())
     if trained := [one for one in asked if report.rows[str(one)]]:
         robust.mark_trained(trained)

@@ -17,6 +17,7 @@ from subsense.errors import InputError, NonFiniteLoss, TrainingError
 from subsense.modalities import Combination
 from subsense.modalities.loaders import available, graded, split, take
 from subsense.routing.placement import NotFinite
+from subsense.support.torch_private import is_sharded
 from subsense.training.cuts import find_cuts
 from subsense.training.distributed import Processes
 from subsense.training.gradients import clip_steep, find_steep, nan_text, warn_text, where_not_finite
@@ -89,6 +90,7 @@ class Stepper:
         self._fixed = [(parameter, mask, parameter.detach()[mask]) for parameter, mask in fixed]
         self._banks = run.trainee.banks()
         self._bank_rows = {str(one): run.trainee.rows_of(one) for one in self.part.combinations}
+        self._is_split = processes.count > 1 and is_sharded(run.trainee.module)
         self._rows, self._loss, self._drawn = 0, 0.0, Counter[str]()
         self.cut: set[str] | None = None if processes.count == 1 else set()
 
@@ -114,6 +116,12 @@ class Stepper:
             NonFiniteLoss: NaN or infinity, with step and combinations.
         """
         rows, dropped = self._draw(batch, position)
+        count, loss = len(rows.draw.rows), None
+        if not count and self._is_split:
+            raise TrainingError(
+                f"{position}: no row of this process's batch trains, and a network that is split between processes "
+                "needs all of them at each step; use larger batches, or a loader without rows that nothing fits"
+            )
         count, loss, seed = len(rows.draw.rows), None, self._seed("forward", position)
         if count:
             loss = self._loss_of(rows, seed)
@@ -185,7 +193,7 @@ class Stepper:
         total, bad, *counts = self.processes.total(0.0 if is_bad else value * rows, is_bad, rows, dropped, *drawn)
         if bad:
             why = (
-                f"the loss is {value}{self._culprits(which)}"
+                f"the loss is {value}{'. ' + WAYS if self._is_split else self._culprits(which)}"
                 if is_bad
                 else f"another process has no finite loss. {WAYS}"
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from subsense.support.torch_private import loaded
+
 _QUANTISED = ("torch.ao.nn.", "torch.ao.quantization.", "torch.nn.quantized.")
 
 
@@ -36,7 +38,8 @@ def strange_tensor(module: nn.Module) -> str | None:
     """Say which parameter of a module is no plain one: sharded, quantised or otherwise computed with by a class."""
     for name, parameter in module._parameters.items():
         kind = type(parameter)
-        if parameter is not None and kind not in (nn.Parameter, nn.UninitializedParameter):
+        plain = (nn.Parameter, nn.UninitializedParameter, *loaded({"torch.distributed.tensor:DTensor": ""}))
+        if parameter is not None and kind not in plain:  # how a DTensor is split is looked at before
             return f"its {name} is a {kind.__name__}, no plain parameter, so nothing can be folded into it; exclude it"
     return None
 

@@ -84,7 +84,12 @@ def _sandbox() -> Iterator[None]:
 
 
 def _copy(layer: Layer, module: nn.Module, weight: Tensor) -> nn.Module:
-    own: nn.Module = copy.deepcopy(module).eval()
+    drawn = {  # of what is split between processes, no numbers are needed
+        id(one): nn.Parameter(torch.ones(one.shape, dtype=one.dtype))
+        for one in module.parameters()
+        if hasattr(one, "full_tensor")
+    }
+    own: nn.Module = copy.deepcopy(module, drawn).eval()
     for one in own.modules():
         one._forward_hooks.clear()
         one._forward_pre_hooks.clear()
