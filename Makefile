@@ -1,4 +1,4 @@
-# make demo | test | check | docs | slow | conformance | compatibility | bench | wheel | format | clean. Needs Python >= 3.11 and make, nothing else.
+# make demo | test | check | docs | slow | conformance | compatibility | absent-input | bench | wheel | format | clean. Needs Python >= 3.11 and make, nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +15,7 @@ PINNED_TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 .DEFAULT_GOAL := test
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: install demo test check lint types imports tests docs slow conformance compatibility bench wheel format clean
+.PHONY: install demo test check lint types imports tests docs slow conformance compatibility absent-input bench wheel format clean
 
 # An activated environment must not leak into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -68,6 +68,14 @@ conformance: $(INSTALLED)
 compatibility: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python -m conformance.compatibility docs/compatibility.md
 
+# timm imports torchvision, whose operators can't be loaded beside this torch; no layer here calls one.
+absent-input: $(INSTALLED)
+	$(PYTHON) -m venv .venv-absent
+	.venv-absent/bin/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 torchvision==0.28.0
+	echo "import site; site.addsitedir('$$($(abspath $(BIN))/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")')" \
+	    > $$(.venv-absent/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dev.pth
+	PYTHONPATH=tests OMP_NUM_THREADS=1 .venv-absent/bin/python -W ignore -m conformance.absent docs/absent-input.md
+
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.speed --out build/speed
 
@@ -79,5 +87,5 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-torch-* build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-absent .venv-torch-* build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parent.parent
 
 # Before torch is imported; processes that tests start inherit it. The layers here only wait for each other's threads.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A busy machine is no fault of a test: nothing is timed.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

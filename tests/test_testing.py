@@ -23,6 +23,7 @@ UNSERVED = {
     "bitfit": NO_BIAS,
     "norm": (set(LAYER_KINDS) - NORMS) | NO_AFFINE,
     "lora": NORMS,
+    "embedding": set(LAYER_KINDS),
 }
 SERVED = [(method, kind) for method in METHODS for kind in LAYER_KINDS if kind not in UNSERVED[method]]
 COMPILED = (

@@ -66,6 +66,25 @@ def inference(case: Case, device: str, effort: Effort) -> Numbers:
     return ratios(_without_gradients(functions), "frozen", effort, device)
 
 
+def quality(case: Case, device: str, effort: Effort) -> Numbers:
+    """Time a monitor that finds nothing wrong, and `present` as a quality beside the same as bool."""
+    robust = ways.adapted(case, device, "additive").eval()
+    healthy = [ways.on(case.inputs(seed=seed), device) for seed in range(math.ceil(120 / case.batch))]
+    monitor = ss.Monitor(robust, healthy, chosen_by=1, kinds=["noise"])
+    inputs = next(one for one in healthy if not monitor(one).doubted.any())
+    some = robust.modalities.present(case.kept).expand(case.batch, -1)
+    functions = {
+        "nothing missing": lambda: robust(inputs),
+        "auto": lambda: robust(inputs, present="auto"),
+        "bool": lambda: robust(inputs, some),
+        "0 or 1": lambda: robust(inputs, some.float()),
+        "a quality of 0.5": lambda: robust(inputs, torch.where(some, 1.0, 0.5)),
+    }
+    numbers = ratios(_without_gradients(functions), "nothing missing", effort, device)
+    both = ratios(_without_gradients({name: functions[name] for name in ("bool", "0 or 1")}), "bool", effort, device)
+    return {**numbers, "float / bool": both["0 or 1"]}
+
+
 def mixed_batch(case: Case, device: str, effort: Effort) -> Numbers:
     """Time a batch of 15 rows with 15 combinations."""
     robust = ways.adapted(case, device).eval()

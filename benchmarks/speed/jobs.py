@@ -52,6 +52,7 @@ def _timed(cases: Mapping[str, Case], threads: int, device: str, effort: Effort)
         ("training step / floor", figures.training_step, cases),
         ("inference / frozen", figures.inference, cases),
         ("mixed batch / frozen", figures.mixed_batch, many),
+        ("quality / nothing missing", figures.quality, many),
     ):
         for name, case in chosen.items():
             yield Job(figure, name, threads, partial(measure, case, device, effort))

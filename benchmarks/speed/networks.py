@@ -56,9 +56,9 @@ class Case:
         network = self.network()
         return ss.adapt(network, self.modalities, call=self.call, layers=self.layers(network), **options)
 
-    def inputs(self, rows: int | None = None, **sizes: int) -> dict[str, Tensor]:
+    def inputs(self, rows: int | None = None, seed: int = 0, **sizes: int) -> dict[str, Tensor]:
         """Draw a batch in which nothing is missing."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         return {name: self._draw(axes, rows or self.batch, self.sizes | sizes, generator)
                 for name, axes in self.modalities.items()}  # fmt: skip
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from subsense.adapters import SSF, BitFit, Common, LoRA, Norm, Scale, Shift
     from subsense.adapters.layers.declare import AttentionClass, LayerClass
     from subsense.calibration import CalibrationReport, calibrate
+    from subsense.deployment.all_sets import export
     from subsense.deployment.fold import fold, prepare
     from subsense.errors import (
         CalibrationError,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from subsense.monitoring.audit import audit
     from subsense.monitoring.audit_report import AuditReport
     from subsense.monitoring.confidence.fit import confidence
+    from subsense.monitoring.monitor import Monitor
     from subsense.training import Distill, train
     from subsense.training.baselines import finetune, train_dedicated
     from subsense.training.sampling import draw_present
@@ -90,6 +92,7 @@ __all__ = [
     "MissingFile",
     "Modalities",
     "ModalityError",
+    "Monitor",
     "NonFiniteLoss",
     "Norm",
     "OtherModalities",
@@ -117,6 +120,7 @@ __all__ = [
     "confidence",
     "draw_present",
     "evaluate",
+    "export",
     "finetune",
     "fold",
     "load",
@@ -132,6 +136,7 @@ _PLACES = {
     "subsense.adapters": ("BitFit", "Common", "LoRA", "Norm", "SSF", "Scale", "Shift"),
     "subsense.adapters.layers.declare": ("AttentionClass", "LayerClass"),
     "subsense.calibration": ("CalibrationReport", "calibrate"),
+    "subsense.deployment.all_sets": ("export",),
     "subsense.deployment.fold": ("fold", "prepare"),
     "subsense.errors": (
         "CalibrationError",
@@ -173,6 +178,7 @@ _PLACES = {
     "subsense.monitoring.audit": ("audit",),
     "subsense.monitoring.audit_report": ("AuditReport",),
     "subsense.monitoring.confidence.fit": ("confidence",),
+    "subsense.monitoring.monitor": ("Monitor",),
     "subsense.training": ("Distill", "train"),
     "subsense.training.baselines": ("finetune", "train_dedicated"),
     "subsense.training.sampling": ("draw_present",),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,12 @@ import subsense as ss
 from command_line import fail, run, succeed
 from subsense.evaluation.finding import Chart, Finding, Level, Mark, Series
 from subsense.evaluation.reporting.finding import draw, write_finding
+from subsense.model.watching.sensor import Choice
 from subsense.recipes.experiments.calibration import doubled
 from subsense.recipes.experiments.corrupted import Degraded, WithQuality, make_degrader
+from subsense.recipes.experiments.corruption import _prepare
 from subsense.recipes.experiments.degradation import crossing_of
+from subsense.recipes.experiments.watched import alarms, watched
 from subsense.recipes.run import ensure_network, open_job
 from subsense.recipes.run.columns import Bench
 
@@ -201,11 +205,13 @@ def test_corruption_measures_every_kind_at_every_severity_between_both_ends(thre
     assert list(rows) == ["noise (trained)", "bias", *(f"severity {level}" for level in range(1, 6)),
                           "a+b", "a+c", "a+b+c", "b+c", "held-out kinds", "all kinds"]  # fmt: skip
     bias = [cell for cell in cells if cell["kind"] == "bias"]
-    for column, way in enumerate(("kept", "missing", "better", "quality", "trained"), start=1):
+    ways = ("kept", "missing", "better", "quality", "trained", "auto", "auto-trained")
+    for column, way in enumerate(ways, start=1):
         mean = sum(float(cell[way]) for cell in bias) / len(bias)
         assert rows["bias"][column] == rows["held-out kinds"][column] == f"{100 * mean:.1f}"
     assert [chart.title for chart in finding.charts] == ["held-out kinds", "kinds trained on"]
     assert "On kinds that no training saw: kept as they are" in text
+    assert finding.facts["false alarms"].startswith("1.5 % asked; ")  # 64 training rows can tell no fewer
     again = run("experiment", "corruption", three, *asked)
     assert "training" not in again.stderr
     origins = [json.loads(path.read_text("utf-8")) for path in Path("run/columns").glob("ssf-degraded-*/origin.json")]
@@ -223,6 +229,27 @@ def test_corruption_gives_the_very_quality_to_a_degraded_batch(three: Path) -> N
     assert torch.equal(given["a"], healthy["a"])
     spread = torch.stack([job.data.train[row][0]["b"] for row in range(64)]).std(0, correction=0)
     assert torch.allclose((given["b"] - healthy["b"]).abs(), 0.82 * spread.expand(40, -1), atol=1e-4)
+
+
+def test_corruption_measures_what_the_monitors_find(three: Path) -> None:
+    job = open_job(str(three), changes=["train.epochs=1", "evaluate.batch_size=16"])
+    ensure_network(job)
+    work = _prepare(Bench(job), ["bias"])
+    for robust in (work.plain, work.faded):
+        sensors = {
+            name: replace(one, limits=dict.fromkeys(one.limits, -1.0 if name == "b" else 2.0), choice=Choice(2.0, 2.0))
+            for name, one in robust.monitor.sensors.items()
+        }
+        robust.monitor = replace(robust.monitor, sensors=sensors)  # it doubts every b, and drops what it doubts
+    modalities = work.plain.modalities
+    found = watched(work, job.test_batches(), [modalities.combination(name) for name in ("a+b", "a+c")])
+    results = ss.evaluate(
+        work.plain, job.test_batches(), metric="accuracy", combinations=["a", "a+c"], compared={"faded": work.faded}
+    )
+    for combination, served in (("a+b", "a"), ("a+c", "a+c")):
+        row = results[served]
+        assert found[combination] == pytest.approx({"plain": row.adapted, "faded": row.compared["faded"]})
+    assert alarms(work.plain, job.test_batches()) == (40, 120)
 
 
 def test_corruption_refuses_what_it_cannot_measure(three: Path) -> None:

@@ -204,7 +204,7 @@ LANGUAGE_MODELS = {
         library("Qwen3VLMoeForConditionalGeneration", "Qwen3VLMoeConfig",
                 text_config=LANGUAGE | {"head_dim": 8, "rope_parameters": INTERLEAVED} | EXPERTS, vision_config=DEEP,
                 **VISION_TOKENS),
-        note="its experts' weights are packed, and out of reach",
+        note="its experts' weights are packed; adapted as a whole",
     ),
     "Qwen2.5-Omni, thinker": talker(
         omni.thinker,
@@ -323,6 +323,6 @@ LANGUAGE_MODELS = {
                                "projector_output_dim": 16, "vision_output_dim": 16,
                                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
                 image_token_index=IMAGE),
-        4, options={"exclude": ["*.router"]}, note="its experts' weights are packed, and out of reach",
+        4, options={"exclude": ["*.router"]}, note="its experts' weights are packed; adapted as a whole",
     ),
 }  # fmt: skip

@@ -248,7 +248,6 @@ TORCH: dict[str, Case] = {
         lambda: nn.LSTM(6, 6, batch_first=True),
         SEQUENCES,
         lambda network, inputs: network(inputs["left"] + inputs["right"])[0],
-        refused="no layer of LSTM is a site",
         fast=True,
     ),
     "embeddings, nn.Bilinear": of(Words, dict.fromkeys(VECTORS, "5:int64"), fast=True),
@@ -264,12 +263,11 @@ TORCH: dict[str, Case] = {
     "lazy modules, run once": of(lambda: after_a_run(Sum(nn.LazyLinear(8), nn.LazyBatchNorm1d())), fast=True),
     "lazy modules, never run": of(lambda: Sum(nn.LazyLinear(8)), refused="size isn't known yet; run", fast=True),
     "traced by torch.fx": of(lambda: torch.fx.symbolic_trace(linear()), fast=True),
-    "weight_norm": of(with_layer(parametrizations.weight_norm), refused=COMPUTED, fast=True),
-    "weight_norm, excluded": of(with_layer(parametrizations.weight_norm), options={"exclude": ["body.3"]}, fast=True),
-    "weight_norm, the old one": of(with_layer(weight_norm), refused=COMPUTED, fast=True),
-    "spectral_norm": of(with_layer(parametrizations.spectral_norm), refused=COMPUTED, fast=True),
-    "spectral_norm, the old one": of(with_layer(spectral_norm), refused=COMPUTED, fast=True),
-    "orthogonal": of(with_layer(parametrizations.orthogonal), refused=COMPUTED, fast=True),
+    "weight_norm": of(with_layer(parametrizations.weight_norm), fast=True),
+    "weight_norm, the old one": of(with_layer(weight_norm), fast=True),
+    "spectral_norm": of(with_layer(parametrizations.spectral_norm), fast=True),
+    "spectral_norm, the old one": of(with_layer(spectral_norm), fast=True),
+    "orthogonal": of(with_layer(parametrizations.orthogonal), fast=True),
     "pruned": of(with_layer(lambda layer: prune.l1_unstructured(layer, "weight", 0.5)), refused=COMPUTED, fast=True),
     "quantised, dynamic": of(
         lambda: quantization.quantize_dynamic(linear(), {nn.Linear}), refused=QUANTISED, fast=True
@@ -291,7 +289,7 @@ TORCH: dict[str, Case] = {
     "Module.compile, a part": of(compiled_within, refused=r"`compile\(\)` was called on it", fast=True),
     "torch.export": of(
         lambda: torch.export.unflatten(torch.export.export(linear(), (torch.zeros(2, 6), torch.zeros(2, 6)))),
-        refused="no layer of UnflattenedModule is a site",
+        refused="it was made of an exported graph",
     ),
     "FSDP": of(fsdp, refused="FullyShardedDataParallel.*splits the weights"),
     "FSDP2": of(fully_sharded, refused="`fully_shard` splits its weights"),
@@ -299,8 +297,7 @@ TORCH: dict[str, Case] = {
     "DataParallel": of(lambda: nn.DataParallel(linear()), refused="splits the batch between copies", fast=True),
     "gradient checkpointing": of(
         lambda: Checkpointed(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)),
-        refused="runs it again in the backward pass",
-        note="torch.utils.checkpoint in the forward itself; refused in the first backward pass",
+        note="torch.utils.checkpoint in the forward itself",
         fast=True,
     ),
     "meta device": of(

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from architectures import ARCHITECTURES, CLASSES, IMAGE_TEXT, IMAGE_TEXT_CALL, Architecture, TwoBranches
 from conformance.survey import Case
-from subsense import LayerClass
 
 TINY = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
 WORDS = {"vocab_size": 20, "max_position_embeddings": 12}
@@ -56,16 +55,6 @@ def embeddings(output: Any) -> Tensor:
 
 def image_text(make: Callable[[], nn.Module], scores: Callable[[Any], Tensor], **options: Any) -> Case:
     return Case(Architecture(make, IMAGE_TEXT, IMAGE_TEXT_CALL, scores=scores), **options)
-
-
-def declared(kind: str, axis: int, name: str, **options: Any) -> Callable[[nn.Module], list[LayerClass]]:
-    """Declare the library's own layer class of that name, where the network has it."""
-
-    def layers(network: nn.Module) -> list[LayerClass]:
-        classes = {type(module) for module in network.modules() if type(module).__name__ == name}
-        return [LayerClass(one, kind=kind, axis=axis, **options) for one in classes]
-
-    return layers
 
 
 def branches(
@@ -474,12 +463,7 @@ TRANSFORMERS: dict[str, Case] = {
     ),
     "Wav2Vec2 + BERT": Case(
         Architecture(Listening, {"sound": {"input_values": "200"}, "text": TEXT}),
-        refused=r"pos_conv_embed\.conv .*its weight is computed",
         note="its positional convolution is weight-normed",
-    ),
-    "Wav2Vec2 + BERT, that layer excluded": Case(
-        Architecture(Listening, {"sound": {"input_values": "200"}, "text": TEXT}),
-        options={"exclude": ["*.pos_conv_embed.conv"]},
     ),
     "SegFormer, two encoders": Case(ARCHITECTURES["segformer-two"], fast=True),
     "SegFormer, four channels": Case(ARCHITECTURES["segformer"]),
@@ -487,12 +471,7 @@ TRANSFORMERS: dict[str, Case] = {
     "AIMv2": Case(ARCHITECTURES["aimv2"], note="its RMSNorm class is declared"),
     "ConvNeXt, two encoders": Case(
         Architecture(CONVNEXT, TWO_PICTURES, "list"),
-        refused="ConvNextLayerNorm has a forward of its own",
         note="its LayerNorm is channel-first or channel-last by an attribute",
-    ),
-    "ConvNeXt, two encoders, that class excluded": Case(
-        Architecture(CONVNEXT, TWO_PICTURES, "list"),
-        options={"exclude": ["*norm*", "*.downsampling_layer.0"]},
     ),
     "Mask2Former": Case(
         Architecture(
@@ -608,7 +587,7 @@ TRANSFORMERS: dict[str, Case] = {
             "list",
         )
     ),
-    "LLaVA": Case(Architecture(LLAVA, IMAGE_TEXT, _talk), note="Llama's RMSNorm is a class of the library's own"),
+    "LLaVA": Case(Architecture(LLAVA, IMAGE_TEXT, _talk)),
     "LayoutLMv3": Case(
         Architecture(
             build(
@@ -636,15 +615,6 @@ TRANSFORMERS: dict[str, Case] = {
     ),
     "ViT + GPT-2": Case(
         Architecture(_captioner, CAPTIONER, CAPTIONER_CALL, scores=lambda output: output.logits),
-        note="GPT-2's linear layers are a class of the library's own",
-    ),
-    "ViT + GPT-2, that class declared": Case(
-        Architecture(
-            _captioner,
-            CAPTIONER,
-            CAPTIONER_CALL,
-            declared("linear", -1, "Conv1D", out_axis=1),
-            scores=lambda output: output.logits,
-        )
+        note="GPT-2's linear layers are a class of the library's own, known by what it computes",
     ),
 }

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize, weight_norm
+from torch.nn.utils import parametrize, prune
 
 from networks import METHODS, make, snapshot
 from subsense import LayerClass, LoRA, PlanError, UnmatchedPattern, UnsupportedLayer, adapt, plan
@@ -215,11 +215,11 @@ LINEAR_4 = nn.Linear(4, 4)
 
 
 def parametrized(name: str) -> nn.Module:
-    class Same(nn.Module):
+    class Noisy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x
+            return x + torch.randn_like(x)
 
-    return parametrize.register_parametrization(nn.Linear(4, 4), name, Same())
+    return parametrize.register_parametrization(nn.Linear(4, 4), name, Noisy())
 
 
 def replaced() -> nn.Module:
@@ -228,18 +228,16 @@ def replaced() -> nn.Module:
     return layer
 
 
-@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
         (
             lambda: OwnLinear(4, 4),
-            r"0 \(OwnLinear\): class OwnLinear has a forward of its own.*LayerClass\(OwnLinear, ",
+            r"0 \(OwnLinear\): class OwnLinear has a forward of its own, and its output isn't moved by its 'bias'",
         ),
         (lambda: Standardised(4, 4, 1), r"0 \(Standardised\): class Standardised has a forward of its own"),
         (replaced, r"0 \(Linear\): its forward was replaced on the instance"),
-        (lambda: weight_norm(nn.Linear(4, 4)), r"0 \(Linear\): its weight is computed .*remove_weight_norm"),
-        (lambda: parametrizations.weight_norm(nn.Linear(4, 4)), "its weight is computed .*remove_parametrizations"),
+        (lambda: prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5), "its weight is computed .*prune.remove"),
         (lambda: parametrized("bias"), "its bias is computed"),
     ],
 )

@@ -132,3 +132,57 @@ def test_prediction_answers_for_what_a_row_has(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = robust.eval()({"rgb": torch.stack([row["rgb"] for row in data])})
     assert torch.allclose(torch.as_tensor(found), expected, atol=1e-6)
+
+
+class Lacking(Rows):
+    """Rows that lack arguments: the first one too."""
+
+    def __getitem__(self, row: int) -> Any:
+        columns = super().__getitem__(row)
+        lacks = ("depth", "imu", None)[row % 3]
+        return {name: value for name, value in columns.items() if name != lacks}
+
+
+def test_rows_may_lack_arguments() -> None:
+    made, data = model(make_robust()), Lacking(noise=0.0)
+    rows = [data[row] for row in range(6)]
+    batch = made.collate(rows)
+    assert batch["present"].tolist() == [[True, False, True], [True, True, False], [True, True, True]] * 2
+    for number, row in enumerate(rows):
+        for name in ("rgb", "depth", "imu"):
+            expected = row[name] if name in row else torch.zeros_like(rows[2][name])
+            assert torch.equal(batch[name][number], expected)
+        assert batch["labels"][number] == row["labels"]
+    assert set(made.collate([{"rgb": rows[0]["rgb"]}, {"rgb": rows[1]["rgb"]}])) == {"rgb", "present"}
+    with pytest.raises(ss.InputError, match=r"sample 1 has no modality present"):
+        made.collate([rows[0], {"labels": 1}])
+
+
+def test_parts_of_a_modality_are_collated_by_their_arguments() -> None:
+    class Reads(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text, self.rgb = torch.nn.Embedding(9, 4), torch.nn.Linear(3, 4)
+
+        def forward(self, input_ids: Any, attention_mask: Any, rgb: Any) -> Any:
+            return (self.text(input_ids) * attention_mask[..., None]).sum(1) + self.rgb(rgb)
+
+    spec = {"text": {"input_ids": "5:int64", "attention_mask": "5:int64"}, "rgb": "3"}
+    made = model(ss.adapt(Reads(), spec, call={"text": ["input_ids", "attention_mask"]}))
+    text = {"input_ids": [1, 2, 3, 4, 5], "attention_mask": [1, 1, 1, 0, 0]}
+    batch = made.collate([{"rgb": [1.0, 2, 3], "labels": 0}, {**text, "labels": 1}])
+    assert batch["present"].tolist() == [[False, True], [True, False]]
+    assert batch["input_ids"].tolist() == [[0] * 5, [1, 2, 3, 4, 5]]
+    assert made(**batch)["loss"].isfinite()
+
+
+def test_a_run_over_rows_that_lack_arguments(tmp_path: Path) -> None:
+    made = model(make_robust())
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=1, per_device_train_batch_size=16, report_to=[], disable_tqdm=True,
+        use_cpu=True, save_strategy="no",
+    )  # fmt: skip
+    transformers.Trainer(
+        model=made, args=arguments, train_dataset=Lacking(noise=0.0), data_collator=made.collate
+    ).train()
+    assert made.robust.trained

@@ -147,3 +147,57 @@ def test_samples_that_fit_no_batch_are_named(samples: Any, message: str) -> None
 def test_a_size_that_only_the_absent_modality_has_is_refused() -> None:
     with pytest.raises(ss.InputError, match=r"'thermal' is missing and axis 'H'.*Declare a number"):
         ss.Incomplete([({"rgb": torch.ones(3)}, 0)], {"rgb": "3", "thermal": "1 H"})[0]
+
+
+def boxes(number: int) -> dict[str, torch.Tensor]:
+    return {"boxes": torch.full((number, 5), float(number))}
+
+
+def detections() -> list[Any]:
+    counts = (2, 0, 3, 2)
+    inputs = [{"rgb": torch.full((3,), 1.0)} | ({"depth": torch.ones(2)} if row % 2 else {}) for row in range(4)]
+    return [(one, boxes(count)) for one, count in zip(inputs, counts, strict=True)]
+
+
+def test_targets_of_several_sizes_are_named_when_stacked_and_stay_a_list_as_advised() -> None:
+    with pytest.raises(ss.InputError, match=r"targets of a batch can't be stacked: .*targets='list'"):
+        ss.Collate(["rgb", "depth"])(detections())
+    _, target = ss.Collate(["rgb", "depth"], targets="list")(detections())
+    assert [len(one["boxes"]) for one in target] == [2, 0, 3, 2]
+
+
+@pytest.mark.parametrize("target", [torch.ones(2, 5), [1, 2]])
+def test_what_could_be_rows_or_parts_is_to_be_named(target: Any) -> None:
+    with pytest.raises(ss.InputError, match=r"sample 0: expected a mapping or a number .* name it: \{'boxes'"):
+        ss.Collate(["rgb"], targets="list")([({"rgb": torch.ones(3)}, target)])
+
+
+def test_another_word_for_targets() -> None:
+    with pytest.raises(ss.InputError, match="targets: expected 'stack' or 'list', but found 'lists'"):
+        ss.Collate(["rgb"], targets="lists")
+
+
+def test_a_loss_gets_the_boxes_of_the_rows_that_were_drawn() -> None:
+    """As many boxes in a row as there are rows, too; and YOLO's one tensor, made in the loss as the page says."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rgb, self.depth = nn.Linear(3, 5), nn.Linear(2, 5)
+
+        def forward(self, rgb: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+            return self.rgb(rgb) + self.depth(depth)
+
+    seen: list[list[int]] = []
+
+    def loss(output: torch.Tensor, targets: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        assert len(output) == len(targets)
+        seen.append([len(one["boxes"]) for one in targets])
+        rows = [nn.functional.pad(one["boxes"], (1, 0), value=row) for row, one in enumerate(targets)]
+        indexed = torch.cat(rows)
+        return (output[indexed[:, 0].long()] - indexed[:, 1:]).square().mean()
+
+    robust = ss.adapt(Detector(), {"rgb": "3", "depth": "2"})
+    batch = ss.Collate(robust.modalities, targets="list")(detections())
+    ss.train(robust, [batch], loss=loss, combinations=["depth"], epochs=1, progress=False, safe=False)
+    assert seen == [[0, 2]]  # rows 1 and 3 have depth

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from subsense import InputError, Modalities
-from subsense.modalities.inputs import check_finite, named, read
+from subsense.modalities.inputs import check_finite, check_not_empty, named, read
 
 MODALITIES = Modalities({"rgb": "3 H W", "depth": "1 H W", "text": {"ids": "L:int64", "mask": "L:int64"}})
 RGB, DEPTH = torch.zeros(2, 3, 4, 5), torch.zeros(2, 1, 4, 5)
@@ -118,3 +118,13 @@ def test_what_files_write_where_nothing_was_measured_is_no_number(value: float) 
         check_finite(modalities, read(modalities, {"heat": heat, "wind": torch.ones(3, 3)}, present))
     heat[2, 1] = 1e29
     check_finite(modalities, read(modalities, {"heat": heat, "wind": torch.ones(3, 3)}, present))
+
+
+def test_what_holds_nothing_is_refused_and_the_advice_helps() -> None:
+    modalities = Modalities({"rgb": "3", "text": "T 8"})
+    with pytest.raises(InputError, match=r"input 'text': axis 'T' has no size, shape \(2, 0, 8\)"):
+        check_not_empty(modalities, read(modalities, {"rgb": torch.ones(2, 3), "text": torch.ones(2, 0, 8)}))
+    placeholder, present = torch.ones(2, 1, 8), torch.tensor([[True, False]] * 2)
+    check_not_empty(modalities, read(modalities, {"rgb": torch.ones(2, 3), "text": placeholder}, present))
+    numbers = Modalities({"rgb": "3", "text": "4 8"})
+    check_not_empty(numbers, read(numbers, {"rgb": torch.ones(2, 3)}))

@@ -241,6 +241,22 @@ def test_a_mask_that_hides_all_is_named_by_fold() -> None:
         ss.fold(robust, "image", example={"image": torch.randn(2, 4)})
 
 
+@pytest.mark.parametrize(
+    "fill", ["literal-zeros", {"text": ss.Constant({"input_ids": 0, "attention_mask": 0})}], ids=["zeros", "constant"]
+)
+def test_a_fold_that_nobody_tried_warns_of_a_mask_that_hides_all(fill: Any) -> None:
+    parts = {"input_ids": f"{LENGTH}:int64", "attention_mask": f"{LENGTH}:int64"}
+    robust = ss.adapt(MeanReader(), {"image": "4", "text": parts}, fill=fill)
+    robust.mark_trained("all")
+    with pytest.warns(UserWarning, match=r"where text is missing every token of it is masked \(attention_mask, fill"):
+        ss.fold(robust, "image")
+    ss.fold(robust, "text")
+    for right in ("zeros", {"text": ss.Constant({"input_ids": 0, "attention_mask": 1})}):
+        other = ss.adapt(MeanReader(), {"image": "4", "text": parts}, fill=right)
+        other.mark_trained("all")
+        ss.fold(other, "image")
+
+
 def test_a_row_that_masks_all_of_what_it_has_is_named() -> None:
     robust = adapted("keep", check_inputs=True)
     inputs = batch("keep")

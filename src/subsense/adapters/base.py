@@ -76,6 +76,10 @@ class Route(Protocol):
         """Mix these banks at once, before any site is visited."""
         ...
 
+    def replayed(self) -> Route:
+        """Give the route for parts of the same forward that a backward pass runs again."""
+        ...
+
     def visit(self, site: str, recall: Recall | None = None) -> Mix:
         """Begin one call of a site, and say how its banks are mixed."""
         ...

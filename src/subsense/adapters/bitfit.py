@@ -26,7 +26,7 @@ class BitFit(ByChannel):
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
         """Serve layers that have a bias."""
-        return layer.bias is not None and layer.bias.parameter(module) is not None
+        return layer.bias is not None and layer.bias.read(module) is not None
 
     def parameters(self, layer: Layer) -> Shapes:
         """Name the bias's difference."""

@@ -10,6 +10,7 @@ from typing import Any
 from subsense.adapters.base import Adapter
 from subsense.adapters.bitfit import BitFit
 from subsense.adapters.common import Common
+from subsense.adapters.embedding import Embedding
 from subsense.adapters.lora import LoRA
 from subsense.adapters.norm import Norm
 from subsense.adapters.scale import Scale
@@ -24,6 +25,7 @@ METHODS: Mapping[str, type[Any]] = {
     "bitfit": BitFit,
     "norm": Norm,
     "lora": LoRA,
+    "embedding": Embedding,
 }
 
 Method = str | Adapter | Sequence[str | Adapter]

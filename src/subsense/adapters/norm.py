@@ -29,8 +29,8 @@ class Norm:
     added: ClassVar[str | None] = "bias"
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
-        """Serve normalisation layers that have a weight."""
-        return layer.kind == NORM and layer.weight.parameter(module) is not None
+        """Serve normalisation layers that have a weight, and nothing behind it."""
+        return layer.kind == NORM and layer.weight.parameter(module) is not None and not layer.seen
 
     def parameters(self, layer: Layer) -> Shapes:
         """Name the differences of weight and, where its class has one, bias."""

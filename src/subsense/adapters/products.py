@@ -75,10 +75,12 @@ class Multiplication:
     def path(
         self, layer: Layer, module: nn.Module, down: Tensor, up: Tensor, mix: Gates, x: Tensor, y: Tensor
     ) -> Tensor:
-        """Multiply by down, weigh, multiply by up."""
-        middle = F.linear(x, down.flatten(0, 1))
+        """Multiply by down, weigh, multiply by up, where the features are."""
+        last = layer.axis in (-1, x.dim() - 1)
+        middle = F.linear(x if last else x.movedim(layer.axis, -1), down.flatten(0, 1))
         gated = middle * mix.gates(middle, -1, down.shape[1])
-        return F.linear(gated, up.flatten(0, 1).T)
+        path = F.linear(gated, up.flatten(0, 1).T)
+        return path if last else path.movedim(-1, layer.axis)
 
     def difference(self, layer: Layer, down: Tensor, up: Tensor) -> Tensor:
         """Multiply the factors."""
@@ -191,6 +193,22 @@ class Transposed:
         rank = found.inner.shape[-1]
         places = found.outer.unflatten(1, (rank, -1)).permute(1, 0, 3, 2)
         return found.inner.permute(2, 0, 1).flatten(1), places.flatten(1)
+
+
+class Experts(Multiplication):
+    """Be that of linear layers packed into one weight: (expert, output, input), or the last two turned round.
+
+    They are adapted as a whole, so there is no path beside them.
+    """
+
+    def shapes(self, layer: Layer, rank: int) -> tuple[Shape, Shape]:
+        """Give (rank, expert, input), (rank, expert, output)."""
+        experts, output = layer.features
+        return (rank, experts, layer.weight.shape[3 - layer.out_axis]), (rank, experts, output)
+
+    def difference(self, layer: Layer, down: Tensor, up: Tensor) -> Tensor:
+        """Multiply the factors of each expert."""
+        return torch.einsum("rei,reo->eoi" if layer.out_axis == 1 else "rei,reo->eio", down, up)
 
 
 def _outputs(found: Factors) -> Tensor:

@@ -26,8 +26,8 @@ class Shift(ByChannel):
     added: ClassVar[str | None] = "shift"
 
     def serves(self, layer: Layer, module: nn.Module) -> bool:
-        """Serve every kind of layer."""
-        return True
+        """Serve every kind of layer; of those that nobody declared, where the class has a place for a bias."""
+        return layer.bias is not None or not layer.found
 
     def parameters(self, layer: Layer) -> Shapes:
         """Name a shift; raise `UnsupportedLayer` where the layer's class has no place for a bias."""

@@ -72,7 +72,7 @@ def calibrate(
         What was done, and what can be recovered for each combination.
 
     Raises:
-        CalibrationError: an argument that cannot be.
+        CalibrationError: an argument that cannot be; recurrent layers or packed experts among the sites.
         InputError: a loader without a complete row, or batches of another form.
         ModalityError: an unknown combination, or one that has no adapters.
         LayerNeverCalled: a site that the network never reaches.
@@ -216,6 +216,12 @@ def _check_methods(robust: RobustModel) -> None:
                 f"method {adapter.name!r} ({cls.__module__}.{cls.__qualname__}) can't be calibrated: it lacks "
                 f"{', '.join(missing)}; see subsense.adapters.base.Adapter, or train it"
             )
+    whole = list(dict.fromkeys(site.layer.path for site in robust.plan.sites if site.layer.whole))
+    if whole:
+        raise CalibrationError(
+            f"{', '.join(whole)}: adapted in its own weights (recurrent, or packed experts), for which there is no "
+            f"closed form; train it, or adapt without: exclude={whole}"
+        )
 
 
 def _split(chunks: Sequence[Inputs], count: int, held_out: float) -> tuple[list[Inputs], list[Inputs]]:

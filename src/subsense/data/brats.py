@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from subsense.data.base import Data, Description, FileSamples, Item, check_missing, count_missing
+from subsense.data.base import Data, Description, FileSamples, Item, Part, check_missing, count_missing
+from subsense.data.formats.patches import Patches
 from subsense.errors import closest
 
 SEQUENCES = {
@@ -73,6 +74,8 @@ def brats(
     test_share: float = 0.2,
     seed: int = 0,
     size: Sequence[int] | None = None,
+    patch: Sequence[int] | None = None,
+    foreground: float = 2 / 3,
     missing: str = "present",
 ) -> Data:
     """Load BraTS volumes of any year from 2018 on (needs nibabel: ``pip install 'subsense[nifti]'``).
@@ -106,12 +109,17 @@ def brats(
         test_share: of the patients, who test.
         seed: draws the split.
         size: depth, height and width of the middle that is cut out, or padded with zeros; None: as the files are.
+        patch: depth, height and width of a window that is drawn from each volume to train on, anew in every epoch;
+            volumes to test on stay whole.
+        foreground: how often a labelled place is in the middle of the patch.
         missing: ``"present"``: cases may lack sequences, as many do in hospitals; ``"refuse"``: none may.
 
     Raises:
         DataError: no case, a damaged file, volumes of a case that differ in shape, a label that can't be, no nibabel.
     """
-    _check(target, labels, test_share, size)
+    _check(target, labels, test_share, {"size": size, "patch": patch})
+    if not 0 <= foreground <= 1:
+        raise DESCRIPTION.error(f"expected foreground from 0 to 1, but got {foreground!r}.")
     check_missing(DESCRIPTION, missing)
     if root is None:
         raise DESCRIPTION.error(
@@ -130,7 +138,8 @@ def brats(
         files = [{kind: case.files.get(kind, _wanted(case, kind)) for kind in (*SEQUENCES, "label")} for case in some]
         notes += count_missing(DESCRIPTION, part, files, missing)
     read = partial(_read, target=target, labels=labels, size=None if size is None else tuple(size))
-    train, test = (FileSamples(partial(_pick, read, some), [case.patient for case in some]) for some in parts.values())
+    train, test = (_samples(read, some) for some in parts.values())
+    train = train if patch is None else Patches(train, patch, foreground, seed)
     changes: dict[str, Any] = {"notes": tuple(notes)}
     if size is not None:
         changes["modalities"] = dict.fromkeys(SEQUENCES, f"1 {size[0]} {size[1]} {size[2]}")
@@ -139,7 +148,11 @@ def brats(
     return DESCRIPTION.with_samples(train, test, **changes)
 
 
-def _check(target: str, labels: str, test_share: float, size: Sequence[int] | None) -> None:
+def _samples(read: Any, cases: list[Case]) -> Part:
+    return FileSamples(partial(_pick, read, cases), [case.patient for case in cases])
+
+
+def _check(target: str, labels: str, test_share: float, sizes: Mapping[str, Sequence[int] | None]) -> None:
     for option, found, known in (
         ("target", target, ("classes", "regions")),
         ("labels", labels, ("auto", "until-2021", "from-2023")),
@@ -150,8 +163,9 @@ def _check(target: str, labels: str, test_share: float, size: Sequence[int] | No
             )
     if not 0 < test_share < 1:
         raise DESCRIPTION.error(f"expected test_share between 0 and 1, but got {test_share!r}.")
-    if size is not None and (len(size) != 3 or min(size) < 1):
-        raise DESCRIPTION.error(f"expected size=(depth, height, width), each at least 1, but got {size!r}.")
+    for option, size in sizes.items():
+        if size is not None and (len(size) != 3 or min(size) < 1):
+            raise DESCRIPTION.error(f"expected {option}=(depth, height, width), each at least 1, but got {size!r}.")
 
 
 # ---- which cases there are

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subsense.deployment.constants import fold_constants
-from subsense.deployment.export import CHECKED_ROWS, CLOSE, compare, take_rows, trace
+from subsense.deployment.export import CHECKED_ROWS, CLOSE, Different, compare, take_rows, trace
 from subsense.deployment.fuse import merge
 from subsense.deployment.lower import plain
 from subsense.errors import FoldError
@@ -19,6 +19,7 @@ from subsense.modalities.inputs import Filled, Inputs, named, read
 from subsense.model.filled import FilledNetwork
 from subsense.routing.groups import output_tensors
 from subsense.support.modules import device_of
+from subsense.support.torch_private import tree_map
 
 
 def drop(filled: FilledNetwork, inputs: Inputs, largest: float = 1.0) -> nn.Module:
@@ -118,6 +119,18 @@ def _check(filled: FilledNetwork, dropped: nn.Module, inputs: Inputs) -> None:
     for rows in CHECKED_ROWS:
         some = take_rows(dict(inputs), rows)
         args, kwargs = present_arguments(filled, some)
+        what = f"the network without what is absent, on {rows} rows"
         with torch.no_grad():
             expected, found = output_tensors(filled(some)), output_tensors(dropped(*args, **kwargs))
-        compare(f"the network without what is absent, on {rows} rows", expected, found, CLOSE)
+            try:
+                compare(what, expected, found, CLOSE)
+            except Different:
+                if rows == 1 or not all(one.dim() for one in expected):
+                    raise
+                compare(what, _alone(filled, some, rows), found, CLOSE)
+
+
+def _alone(filled: FilledNetwork, inputs: dict[str, Any], rows: int) -> list[Tensor]:
+    """Give what a network gives for each row alone: what it is, where rounding makes it differ from batch to batch."""
+    each = [output_tensors(filled(tree_map(lambda one, row=row: one[row : row + 1], inputs))) for row in range(rows)]
+    return [torch.cat(tensors) for tensors in zip(*each, strict=True)]

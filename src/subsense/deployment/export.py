@@ -22,6 +22,11 @@ CLOSE = 1e-5  # the same kernels on other numbers of rows
 TRACED_ROWS = 13  # a free batch size is traced with one that networks have no other use for
 CHECKED_ROWS = (1, 2, 5)
 
+
+class Different(FoldError):
+    """Report other numbers than those of what was folded or exported."""
+
+
 Result = TypeVar("Result")
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -35,13 +40,28 @@ def trace(
         FoldError: it can't be exported.
     """
     if not free_batch:
-        return _attempt("torch.export", lambda: torch.export.export(module, args, kwargs))
+        return attempt("torch.export", lambda: torch.export.export(module, args, kwargs))
     args, kwargs = take_rows((args, kwargs), TRACED_ROWS)
     rows = {0: Dim("batch", min=1)}
     arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     free = {name: tree_map(lambda _: rows, argument) for name, argument in arguments.items()}
     what = "torch.export with a free batch size"
-    return _attempt(what, lambda: torch.export.export(module, args, kwargs, dynamic_shapes=free))
+    return attempt(what, lambda: torch.export.export(module, args, kwargs, dynamic_shapes=free))
+
+
+def trace_inputs(module: nn.Module, args: tuple[Any, Any], free: list[int]) -> ExportedProgram:
+    """Export a module; the first axis of every tensor in those arguments is free."""
+    rows = {0: Dim("batch", min=1)}
+    shapes = tuple(
+        tree_map(lambda _, size=rows if number in free else None: size, one) for number, one in enumerate(args)
+    )
+    what = "torch.export with a free batch size (free_batch=False takes the example's)" if free else "torch.export"
+    return attempt(what, lambda: torch.export.export(module, args, dynamic_shapes=shapes))
+
+
+def first_of(value: Any) -> Tensor:
+    """Give the first tensor in a structure."""
+    return tensors_of(value)[0]
 
 
 def take_rows(value: Any, num_rows: int) -> Any:
@@ -69,7 +89,7 @@ def write_export(
     again = torch.export.load(path).module()
     for some_args, some_kwargs in _batches(args, kwargs, free_batch):
         with torch.no_grad():
-            compare(path, _tensors(folded(*some_args, **some_kwargs)), _tensors(again(*some_args, **some_kwargs)))
+            compare(path, tensors_of(folded(*some_args, **some_kwargs)), tensors_of(again(*some_args, **some_kwargs)))
 
 
 def write_onnx(
@@ -91,7 +111,7 @@ def write_onnx(
         raise FoldError("writing ONNX needs more packages: pip install 'subsense[onnx]'") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     model = trace(folded, args, kwargs, free_batch) if free_batch else folded
-    _attempt(
+    attempt(
         "ONNX export",
         lambda: torch.onnx.export(model, args, str(path), kwargs=kwargs, dynamo=True, verbose=False),
     )
@@ -100,10 +120,10 @@ def write_onnx(
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     for some_args, some_kwargs in _batches(args, kwargs, free_batch):
-        given = [tensor.cpu().numpy() for tensor in _tensors((some_args, some_kwargs))]
+        given = [tensor.cpu().numpy() for tensor in tensors_of((some_args, some_kwargs))]
         found = session.run(None, dict(zip(names, given, strict=True)))
         with torch.no_grad():
-            expected = _tensors(folded(*some_args, **some_kwargs))
+            expected = tensors_of(folded(*some_args, **some_kwargs))
         compare(path, expected, [torch.from_numpy(one) for one in found])
 
 
@@ -121,7 +141,8 @@ def _batches(args: tuple[Any, ...], kwargs: dict[str, Any], free_batch: bool) ->
     return [take_rows((args, kwargs), rows) for rows in CHECKED_ROWS] if free_batch else [(args, kwargs)]
 
 
-def _attempt(what: str, export: Callable[[], Result]) -> Result:
+def attempt(what: str, export: Callable[[], Result]) -> Result:
+    """Give what an export gives; raise `FoldError`, which names the network's line that stopped it, where it fails."""
     try:
         with torch.no_grad():
             return export()
@@ -143,21 +164,22 @@ def _stopped_at(error: Exception) -> str:
     return f", stopped by {frames[-1].line!r} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_of(value: Any) -> list[Tensor]:
+    """Give the tensors in a structure, in its order."""
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
 
 
 def compare(
     what: str | Path, expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float | None = None
 ) -> None:
-    """Raise `FoldError` where outputs differ by more than a tolerance, `TOLERANCE` if None, of the greatest."""
+    """Raise `Different` where outputs differ by more than a tolerance, `TOLERANCE` if None, of the greatest."""
     for one, other in zip(expected, found, strict=True):
         if one.shape != other.shape:
             raise FoldError(f"{what}: gives {tuple(other.shape)} where {tuple(one.shape)} was expected")
         allowed = tolerance_of(one.dtype, TOLERANCE if tolerance is None else tolerance)
         difference = _difference(one.cpu(), other.cpu())
         if not difference <= allowed:
-            raise FoldError(
+            raise Different(
                 f"{what}: differs from what it was made of by {difference:.1e} of the greatest output, more than "
                 f"{allowed:.0e}; it is not to be used"
             )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from subsense.adapters import Adapter
-from subsense.adapters.layers.layer import Layer, Slot
+from subsense.adapters.folding import fold_sets
+from subsense.adapters.layers.computed import make_plain, refresh
+from subsense.adapters.layers.layer import Slot
 from subsense.deployment.drop_absent import draw_example, drop, present_arguments
-from subsense.deployment.export import compare, write_export, write_onnx
+from subsense.deployment.export import Different, compare, write_export, write_onnx
 from subsense.deployment.keeping import guard_keeping
 from subsense.errors import FoldError
 from subsense.injection.site import Site
 from subsense.modalities import Combination, CombinationLike, Modalities
-from subsense.modalities.inputs import Inputs
+from subsense.modalities.inputs import Inputs, read
 from subsense.modalities.loaders import num_rows
 from subsense.model.robust import RobustModel
 from subsense.routing.groups import output_tensors
@@ -99,18 +103,22 @@ def fold(
         given = draw_example(robust.modalities, present, robust.network)
     adapters = robust.adapter_set(combination)
     with robust.no_adapters():
+        refresh(robust.network)
         folded = copy.deepcopy(robust.network)
     for _, rows in groupby(adapters, key=lambda one: one[0].key):
         _fold_site(folded, list(rows))
     guard_keeping(robust.network, folded)
     if given is None:
+        _warn_of_masks(robust, present)
         return folded
-    _check(robust, folded, given, quality)
-    result = drop(robust.filled(folded), given, largest_constant) if drop_absent else folded
-    args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
-    for path, write in ((onnx, write_onnx), (export, write_export)):
-        if path:
-            write(result, args, kwargs, Path(path), free_batch=drop_absent, notes=_notes(robust, present, quality))
+    with _explained(robust, given):
+        _check(robust, folded, given, quality)
+        result = drop(robust.filled(folded), given, largest_constant) if drop_absent else folded
+        args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
+        for path, write in ((onnx, write_onnx), (export, write_export)):
+            if path:
+                notes = _notes(robust, present, quality)
+                write(result, args, kwargs, Path(path), free_batch=drop_absent, notes=notes)
     return result
 
 
@@ -191,17 +199,66 @@ def _check(robust: RobustModel, folded: nn.Module, inputs: Inputs, quality: Tens
     compare("the folded network", expected, found)
 
 
+@contextmanager
+def _explained(robust: RobustModel, inputs: Inputs) -> Iterator[None]:
+    """Say, where numbers differ, whether that is because a norm makes rounding as large as a signal."""
+    try:
+        yield
+    except Different as error:
+        batch = read(robust.modalities, inputs)
+        with evaluating(robust):
+            why = robust.execution.rounding.explain(robust.fill(batch), batch) or _nested(robust)
+        raise Different(f"{error}{why}") from error
+
+
+def _warn_of_masks(robust: RobustModel, present: Combination) -> None:
+    """Warn where what stands in for a missing mask hides every token, and no example was there to try it."""
+    fill = robust.fill
+    kept = {key: fill.stand_ins()[name] for name, key in fill.names().items()}
+    for (name, part), mask in fill.masks.items():
+        if name in present or (fill.kinds[name] != "literal-zeros" and (name, part) not in kept):
+            continue
+        stand_in = kept.get((name, part), torch.zeros(1, dtype=mask.axes.torch_dtype))
+        if bool(mask.hides_all(stand_in[None]).all()):
+            warnings.warn(
+                f"fold: where {name} is missing every token of it is masked ({mask.argument}, fill "
+                f"{fill.kinds[name]!r}), and attention or a mean over nothing is NaN, zeros or a mean, by code path; "
+                "nothing was tried, since there is no example: example=inputs does",
+                stacklevel=3,
+            )
+
+
+def _nested(robust: RobustModel) -> str:
+    """Name encoders of torch that give zeros for what is masked, but only without gradients and hooks."""
+    encoders = [
+        path
+        for path, module in robust.network.named_modules()
+        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor
+    ]
+    if not encoders or not robust.fill.masks:
+        return ""
+    return (
+        f". The likely cause: without gradients and hooks {', '.join(encoders)} (TransformerEncoder) "
+        "gives zeros for masked tokens, and else what attention makes of them, and the network reads these; build it "
+        "with enable_nested_tensor=False, which is right in both"
+    )
+
+
 def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow]) -> None:
     site = rows[0][0]
     modules = [folded.get_submodule(path) for path in site.modules]
     layer = site.layer
     weights, like = _Once(), _like(folded, next(iter(rows[0][2].values())))
     for module in modules:
+        if layer.computed:
+            make_plain(module)
         weight = layer.weight.read(module)
         plain = like.new_ones(layer.weight.shape) if weight is None else weight.detach()
         acting = plain + layer.offset if layer.offset else plain
         bias = layer.bias.read(module) if layer.bias else None
-        new_weight, new_bias = _fold_rows(layer, rows, acting, None if bias is None else bias.detach())
+        new_weight, new_bias = fold_sets(
+            layer, [(adapter, row) for _, adapter, row in rows], acting, None if bias is None else bias.detach()
+        )
         new_weight = (new_weight - layer.offset if layer.offset else new_weight).to(plain.dtype)
         weights.write(layer.weight, module, new_weight, changed=not torch.equal(new_weight, plain))
         if layer.bias and new_bias is not None:
@@ -212,16 +269,6 @@ def _like(network: nn.Module, row: Tensor) -> Tensor:
     """Give a tensor of the dtype and device for parameters that a layer does not have yet."""
     floats = (parameter for parameter in network.parameters() if parameter.is_floating_point())
     return next(floats, row).to(row.device)
-
-
-def _fold_rows(
-    layer: Layer, rows: Sequence[AdapterRow], weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    result: tuple[Tensor, Tensor | None] = weight.to(wide), None if bias is None else bias.to(wide)
-    for _, adapter, row in rows:
-        result = adapter.fold(layer, {name: value.to(result[0]) for name, value in row.items()}, *result)
-    return result
 
 
 class _Once:

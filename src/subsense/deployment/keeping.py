@@ -82,4 +82,4 @@ def _untied(before: dict[str, nn.Parameter], after: dict[str, nn.Parameter]) -> 
     shared: dict[nn.Parameter, list[str]] = {}
     for name, parameter in before.items():
         shared.setdefault(parameter, []).append(name)
-    return [names for names in shared.values() if len({id(after[name]) for name in names}) > 1]
+    return [names for names in shared.values() if len({id(after[name]) for name in names if name in after}) > 1]

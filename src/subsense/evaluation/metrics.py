@@ -160,6 +160,13 @@ _KINDS: dict[str, _Kind] = {
                    {"num_classes": 7, "average": "micro"}, partial(_steps, 3),
                    convention="labels and outputs clipped to -3..3 and rounded, halves to even"),
 }  # fmt: skip
+_REGIONS: dict[str, dict[str, Any]] = {
+    "dice": {"name": "Dice", "higher_is_better": True, "unit": "fraction",
+             "convention": "mean over cases and regions (all classes but the first); 1 where a region is in neither"},
+    "hd95": {"name": "HD95", "higher_is_better": False, "unit": "value",
+             "convention": "voxels, mean over cases and regions; 0 where a region is in neither, the volume's diagonal "
+                           "where it is in one alone"},
+}  # fmt: skip
 _ALIASES = {
     "top-1": "accuracy",
     "top1": "accuracy",
@@ -169,14 +176,21 @@ _ALIASES = {
     "macro-f1": "f1",
     "pearson": "correlation",
 }
-METRICS: dict[str, str] = {name: kind.about for name, kind in _KINDS.items()} | {
-    alias: f"another name of {name}" for alias, name in _ALIASES.items()
-}
+METRICS: dict[str, str] = (
+    {name: kind.about for name, kind in _KINDS.items()}
+    | {
+        "dice": "overlap of segmented regions, or of all classes but the first, case by case",
+        "hd95": "95 % Hausdorff distance of the same, in voxels (MONAI)",
+    }
+    | {alias: f"another name of {name}" for alias, name in _ALIASES.items()}
+)
 """Every name that `build` knows, in lower case (upper case is accepted too), and what it measures."""
 
 
 def _build_named(name: str, num_classes: int | None, ignore_index: int | None) -> Measure:
     key = _ALIASES.get(name.lower(), name.lower())
+    if key in _REGIONS:
+        return _of_regions(key, num_classes, ignore_index)
     kind = _KINDS.get(key)
     if kind is None:
         raise MetricError(f"unknown metric {name!r}; known: {', '.join(METRICS)}.{closest(key, METRICS)}")
@@ -192,6 +206,16 @@ def _build_named(name: str, num_classes: int | None, ignore_index: int | None) -
     if num_classes is not None or ignore_index is not None:
         raise MetricError(f"metric {name!r} is not one of classes: it takes neither num_classes nor ignore_index")
     return measure(make=partial(_make_of_values, kind), prepare=kind.prepare)
+
+
+def _of_regions(key: str, num_classes: int | None, ignore_index: int | None) -> Measure:
+    from subsense.evaluation import regions
+
+    if num_classes is not None:
+        raise MetricError(f"metric {key!r} takes no num_classes: it counts the regions of the target")
+    measure = {"dice": regions.dice, "hd95": regions.hausdorff95}[key]
+    prepare = partial(regions.as_regions, ignore_index=ignore_index)
+    return Measure(make=lambda _: regions.MeanOverRegions(measure), prepare=prepare, **_REGIONS[key])
 
 
 def _make_of_classes(kind: _Kind, asked: int | None, ignore_index: int | None, found: int) -> Metric:

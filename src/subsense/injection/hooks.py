@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,11 @@ from subsense.injection.saved_outputs import SavedOutputs
 from subsense.injection.scaled_layer import Scaling
 from subsense.injection.scaled_norm import Normalising
 from subsense.injection.site import Site
-from subsense.support.torch_private import forward_hooks, in_backward, is_first_hook
+from subsense.support.torch_private import all_hooks, in_backward, is_first_hook
+
+if TYPE_CHECKING:
+    from subsense.injection.recomputing import Passes
+    from subsense.injection.whole_layers import AdaptedWhole
 
 
 class Injection:
@@ -41,18 +45,25 @@ class Injection:
     Attributes:
         running: the forward that is being run, None where there is none.
         saved: what is known of the sites' outputs.
+        passes: forwards whose graphs are alive.
         folds: whether layers may take their adapters into their own parameters where that is faster.
     """
 
     def __init__(self, network: nn.Module, plan: Plan, banks: Banks) -> None:
         self.network, self.plan, self.banks, self.saved = network, plan, banks, SavedOutputs()
         self.folds = True
+        self.passes = _passes()
         self.running: ForwardPass | None = None
         # Made once: a compiled graph knows them, and stays valid when they come off and go on again.
         self._attentions = self._make_attentions()
         self._forwards: dict[nn.Module, Any] = {**self._attentions, **self._make_layers()}
         self._forwards |= plain_encoders(network, (module for _, module in self._places()))
         self._hooks = self._make_hooks()
+        self._inner = [
+            (module.get_submodule(site.layer.seen), InnerHook(self, site, module))
+            for site, module in self._places()
+            if site.layer.seen
+        ]
         modules = dict(network.named_modules(remove_duplicate=False))
         self._there = [(path, modules[path]) for site in plan.sites for path in site.modules]
         self._handles: list[RemovableHandle] = []
@@ -66,6 +77,7 @@ class Injection:
         self._handles = [
             module.register_forward_hook(hook, with_kwargs=True, prepend=True) for module, hook in self._hooks
         ]
+        self._handles += [module.register_forward_pre_hook(hook, prepend=True) for module, hook in self._inner]
         for module, forward in self._forwards.items():
             vars(module).setdefault("forward", forward)  # somebody else's, put on meanwhile, calls this one
         self._generating.attach()
@@ -106,7 +118,15 @@ class Injection:
         observed = None if self.running is None else self.running.observed
         folds = self.folds and plain and route.uniform and observed is None
         with self._run(
-            ForwardPass(self.banks, self.saved, route, observed=observed, folds=folds, dtype=self.banks.dtype)
+            ForwardPass(
+                self.banks,
+                self.saved,
+                route,
+                observed=observed,
+                folds=folds,
+                dtype=self.banks.dtype,
+                grads=plain and torch.is_grad_enabled(),
+            )
         ) as running:
             yield running
 
@@ -156,12 +176,16 @@ class Injection:
                 "trained, fold first: subsense.fold gives a network without adapters"
             )
 
+    def current(self, site: Site) -> ForwardPass | None:
+        """Give the forward to which a call of a site belongs, one that a backward pass runs again among them."""
+        if self.running is not None or torch.compiler.is_compiling() or not in_backward():
+            return self.running
+        return self.passes.again(site)
+
     def adapt(self, site: Site, module: nn.Module, x: Any, y: Any, alone: bool = True) -> Any:
         """Give a site's adapted output from its input and output; `alone`: no one else has seen the output."""
-        if self.running is None:
-            _check_not_recomputing(site)
-            return y
-        return self.running.adapt(site, module, x, y, alone)
+        running = self.current(site)
+        return y if running is None else running.adapt(site, module, x, y, alone)
 
     def _make_layers(self) -> dict[nn.Module, AdaptedLayer]:
         found = {}
@@ -171,14 +195,20 @@ class Injection:
                 found[module] = AdaptedLayer(self, site, layer)
         return found
 
-    def _make_attentions(self) -> dict[nn.Module, AdaptedAttention | AdaptedForward]:
+    def _make_attentions(self) -> dict[nn.Module, AdaptedAttention | AdaptedForward | AdaptedWhole]:
         parts: dict[nn.Module, dict[str, Site]] = {}
         for site, module in self._places():
             if site.layer.part:
                 parts.setdefault(module, {})[site.layer.part] = site
         return {module: self._make_forward(module, sites) for module, sites in parts.items()}
 
-    def _make_forward(self, module: nn.Module, sites: Mapping[str, Site]) -> AdaptedAttention | AdaptedForward:
+    def _make_forward(
+        self, module: nn.Module, sites: Mapping[str, Site]
+    ) -> AdaptedAttention | AdaptedForward | AdaptedWhole:
+        if any(site.layer.whole for site in sites.values()):
+            from subsense.injection.whole_layers import AdaptedWhole
+
+            return AdaptedWhole(self, module, list(sites.values()))
         parts = AttentionParts(self, sites, module)
         if any(type(module) is declaration.cls for declaration in self.plan.declared):
             return AdaptedForward(module, [site.layer for site in sites.values()], parts)
@@ -186,7 +216,11 @@ class Injection:
         return AdaptedAttention(module, parts)
 
     def _make_hooks(self) -> list[tuple[nn.Module, SiteHook]]:
-        hooks = [(module, SiteHook(self, site)) for site, module in self._places() if not site.layer.part]
+        hooks = [
+            (module, SiteHook(self, site))
+            for site, module in self._places()
+            if not (site.layer.part or site.layer.seen)
+        ]
         return hooks + [(module, SiteHook(self, None)) for module in self._attentions]
 
     def _places(self) -> Iterator[tuple[Site, nn.Module]]:
@@ -207,13 +241,27 @@ class SiteHook:
         if len(rest) < 2:  # no keywords: torch's fusing has moved the hook to a layer of its own
             self.injection.check_in_place()
         kwargs, output = rest
-        running = self.injection.running
         if self.site is None:
             return output
+        running = self.injection.current(self.site)
         if running is not None and running.done is module:
             running.done = None
             return output
+        if self.site.layer.found:
+            _check_alone(self.site, args, kwargs)
         return self.injection.adapt(self.site, module, _input(args, kwargs), output, is_first_hook(module, self))
+
+
+class InnerHook:
+    """Be the hook on a module inside a layer which is handed what the layer gives, before something follows inside."""
+
+    def __init__(self, injection: Injection, site: Site, layer: nn.Module) -> None:
+        self.injection, self.site, self.layer = injection, site, layer
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Give what the module is to be handed."""
+        (y,) = args
+        return (self.injection.adapt(self.site, self.layer, y, y, alone=False),)
 
 
 class AdaptedLayer:
@@ -227,7 +275,7 @@ class AdaptedLayer:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer."""
-        module, running = self.layer.module, self.injection.running
+        module, running = self.layer.module, self.injection.current(self.site)
         if running is None:
             return type(module).forward(module, *args, **kwargs)
         x = _input(args, kwargs)
@@ -236,6 +284,12 @@ class AdaptedLayer:
             output = running.adapt(self.site, module, x, type(module).forward(module, *args, **kwargs))
         running.done = module
         return output
+
+
+def _passes() -> Passes:
+    from subsense.injection.recomputing import Passes
+
+    return Passes()
 
 
 def _input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -262,15 +316,17 @@ class AttentionParts:
         return self.injection.adapt(self.sites[part], self.module, x, y) if part in self.sites else y
 
 
+def _check_alone(site: Site, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise where a layer known by what it computes of one tensor is given more than that."""
+    given = [value for value in (*args, *kwargs.values()) if value is not None]
+    if len(given) != 1:
+        raise UnsupportedLayer(
+            f"{site.key} ({site.layer.class_name}): the network calls it with {len(given)} arguments, and what it "
+            f"computes is known of one tensor alone; exclude=[{site.layer.path!r}]"
+        )
+
+
 def check_unadapted(network: nn.Module) -> None:
     """Raise `PlanError` where a network, or a part of it, is adapted already."""
-    if any(isinstance(hook, SiteHook) for module in network.modules() for hook in forward_hooks(module)):
+    if any(isinstance(hook, SiteHook | InnerHook) for module in network.modules() for hook in all_hooks(module)):
         raise PlanError(f"{type(network).__name__} is adapted already; call detach() on that model first")
-
-
-def _check_not_recomputing(site: Site) -> None:
-    if not torch.compiler.is_compiling() and in_backward():
-        raise UnsupportedLayer(
-            f"{site.key} ({site.layer.class_name}): the network runs it again in the backward pass (activation "
-            "checkpointing), when it isn't known any more which rows lack what; switch that off in the network"
-        )

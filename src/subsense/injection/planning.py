@@ -9,9 +9,12 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from subsense.adapters import Adapter, Method, parse_method
-from subsense.adapters.common import Common
+from subsense.adapters.common import Common, inner
+from subsense.adapters.embedding import Embedding
 from subsense.adapters.layers.declare import Declaration
 from subsense.adapters.layers.describe import describe
+from subsense.adapters.layers.kinds import TABLE
+from subsense.adapters.layers.layer import Layer
 from subsense.errors import PlanError, UnmatchedPattern, UnsupportedLayer, closest
 from subsense.injection.merging import merge_affine
 from subsense.injection.site import Site
@@ -34,6 +37,7 @@ class Plan:
             a missing modality is left out (``fill="omit"``), otherwise all sites are called for all of them.
         merged: convolutions that are scaled and shifted at the BatchNorm behind them, which is the same.
         notes: what else is to be known of that model, such as what stands in for masks.
+        uncovered: of those out of reach, embeddings aside, the parameters of no layer that adapters could serve.
     """
 
     sites: tuple[Site, ...]
@@ -45,6 +49,7 @@ class Plan:
     reached: dict[str, frozenset[str]] = field(default_factory=dict, compare=False)
     merged: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    uncovered: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def parameters_per_row(self) -> int:
@@ -135,8 +140,8 @@ def plan(
 
     Args:
         network: any `nn.Module`.
-        method: ``"ssf"``, ``"scale"``, ``"shift"``, ``"bitfit"``, ``"norm"``, ``"lora"``, an object such as
-            ``LoRA(rank=2)``, or a list of those.
+        method: ``"ssf"``, ``"scale"``, ``"shift"``, ``"bitfit"``, ``"norm"``, ``"lora"``, ``"embedding"``, an object
+            such as ``LoRA(rank=2)``, or a list of those.
         include: patterns of module paths (``fnmatch``: ``"encoder.*"``); a layer must match one.
         exclude: patterns of module paths; a layer must match none.
         layers: the user's own layer classes.
@@ -158,6 +163,8 @@ def plan(
       2.weight (3)
       2.bias (1)
     """
+    from subsense.injection.uncovered import uncovered
+
     adapters = parse_method(method)
     choice = _Choice(network, _Patterns.parse("include", include), _Patterns.parse("exclude", exclude))
     check_wrappers(network)
@@ -173,7 +180,16 @@ def plan(
     parameters = dict(network.named_parameters())
     num_parameters = sum(parameter.numel() for parameter in parameters.values())
     sites, merged = merge_affine(network, sites) if merge else (sites, ())
-    return Plan(sites, _out_of_reach(parameters, found), num_parameters, adapters, tuple(layers), merged=merged)
+    lost = uncovered(network, choice.covered)
+    return Plan(
+        sites,
+        _out_of_reach(parameters, found),
+        num_parameters,
+        adapters,
+        tuple(layers),
+        merged=merged,
+        uncovered=lost,
+    )
 
 
 def _check_common(adapters: Sequence[Adapter], sites: Sequence[Site]) -> None:
@@ -234,6 +250,7 @@ class _Choice:
         for path, module in network.named_modules(remove_duplicate=False):
             self.paths.setdefault(id(module), []).append(path)
         self.layers: set[str] = set()
+        self.covered: set[int] = set()
         self.served: set[str] = set()
 
     def wants(self, module: nn.Module) -> bool:
@@ -241,6 +258,15 @@ class _Choice:
         paths = self.paths[id(module)]
         self.layers.update(paths)
         return self.include.match(paths) and not self.exclude.match(paths)
+
+    def cover(self, module: nn.Module, layer: Layer | UnsupportedLayer) -> None:
+        """Note whose parameters an adapter could act on; of a layer that can't be served, those inside it too."""
+        if isinstance(layer, UnsupportedLayer):
+            self.covered.update(id(one) for one in module.parameters())
+            return
+        slots = (layer.weight, layer.bias) if layer.bias else (layer.weight,)
+        self.covered.update(id(slot.parameter(module)) for slot in slots)
+        self.covered.update(id(module.get_parameter(name)) for name in layer.computed)
 
     def check(self, adapters: Sequence[Adapter]) -> None:
         """Raise for a pattern that matches no layer, and for a layer named in full that no method serves."""
@@ -263,14 +289,20 @@ def _sites(
     network: nn.Module, adapters: Sequence[Adapter], choice: _Choice, declared: Sequence[Declaration]
 ) -> Iterator[tuple[nn.Module, Site]]:
     for module, layer in describe(network, declared):
+        choice.cover(module, layer)
         if not choice.wants(module):
             continue
         if isinstance(layer, UnsupportedLayer):
             raise layer
-        shapes = {adapter: adapter.parameters(layer) for adapter in adapters if adapter.serves(layer, module)}
+        shapes = {adapter: adapter.parameters(layer) for adapter in adapters if _serves(adapter, layer, module)}
         if shapes:
             choice.served.update(choice.paths[id(module)])
             yield module, Site(layer, (layer.path,), shapes)
+
+
+def _serves(adapter: Adapter, layer: Layer, module: nn.Module) -> bool:
+    """Say whether an adapter acts at a layer; at tables only one made for them, for their outputs are their weights."""
+    return (layer.kind != TABLE or isinstance(inner(adapter), Embedding)) and adapter.serves(layer, module)
 
 
 def _tie(found: Iterable[tuple[nn.Module, Site]]) -> tuple[Site, ...]:
@@ -298,5 +330,5 @@ def _check_tied(first: Site, other: Site) -> None:
 def _out_of_reach(parameters: Mapping[str, nn.Parameter], found: Iterable[tuple[nn.Module, Site]]) -> dict[str, int]:
     reached = {
         id(slot.parameter(module)) for module, site in found for slot in (site.layer.weight, site.layer.bias) if slot
-    }
+    } | {id(module.get_parameter(name)) for module, site in found for name in site.layer.computed}
     return {name: parameter.numel() for name, parameter in parameters.items() if id(parameter) not in reached}

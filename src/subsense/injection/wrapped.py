@@ -28,6 +28,9 @@ _WRAPPERS = {
         "`fully_shard` splits its weights between processes; adapt the network without it, and use plain processes: "
         "adapters are small"
     ),
+    "torch.export.unflatten:UnflattenedModule": (
+        "it was made of an exported graph; adapt the network that was exported, and export what `subsense.fold` gives"
+    ),
     "torch._dynamo:OptimizedModule": (
         "it is compiled already, and would be compiled again for each combination; adapt the network as it was before "
         "torch.compile, and compile the model that `adapt` gives"

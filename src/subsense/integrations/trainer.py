@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -14,6 +14,7 @@ from subsense.evaluation.evaluate import evaluate
 from subsense.evaluation.results import Column
 from subsense.integrations.objective import BatchLoss, Unused, batch_loss, check_belongs
 from subsense.modalities import CombinationLike
+from subsense.modalities.collating import Collate
 from subsense.model.robust import RobustModel
 from subsense.model.scores import select_scores
 from subsense.training.losses import Distill, Loss, Select
@@ -52,6 +53,34 @@ class TrainerModel(nn.Module):
         found = {"logits": self.select(output)}
         goal = self.batch.objective.goal(inputs, target) if target is not None else None
         return found if goal is None else {"loss": self.batch.objective.loss(output, goal), **found}
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Make a batch of rows, each of which may lack arguments or have None for them: `Trainer`'s `data_collator`.
+
+        The one that `Trainer` takes by itself gives every row what its first one has.
+
+        Raises:
+            InputError: a row without any modality, with a part of one, or with a target where the first has none.
+        """
+        samples = []
+        for row in rows:
+            given = {name: value for name in self.robust.modalities if (value := self._whole(name, row)) is not None}
+            said = {} if row.get("present") is None else {"present": torch.as_tensor(row["present"])}
+            samples.append(({**given, **said}, *([row[self.labels]] if row.get(self.labels) is not None else [])))
+        batch = Collate(self.robust.modalities)(samples)
+        inputs, target = batch if isinstance(batch, tuple) else (batch, None)
+        columns = {"present": inputs.pop("present")} | ({} if target is None else {self.labels: target})
+        for name, value in inputs.items():
+            parts = {name: value} if self.robust.modalities[name].is_single else value
+            columns |= {self.robust.call.argument(name, part): tensor for part, tensor in parts.items()}
+        return columns
+
+    def _whole(self, name: str, row: Mapping[str, Any]) -> Any:
+        """Give what a row has of a modality, without those of its arguments that are None."""
+        modality = self.robust.modalities[name]
+        found = {part: row.get(self.robust.call.argument(name, part)) for part in modality.parts}
+        parts = {part: value for part, value in found.items() if value is not None}
+        return parts.get(name) if modality.is_single else parts or None
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Give the adapters, which of them are trained, and what says whose they are: what `Trainer` keeps."""
@@ -92,7 +121,8 @@ def for_trainer(
     """Make what transformers' `Trainer` takes for a model: arguments and labels in, loss and logits out.
 
     In training each row draws what it keeps; in evaluation what is passed is what is present, so ``eval_loss`` is the
-    complete network's; `EachCombination` measures the others. Only adapters have gradients, so `Trainer`'s optimiser
+    complete network's; `EachCombination` measures the others. Where rows lack arguments, `Trainer` is given
+    ``data_collator=model.collate``. Only adapters have gradients, so `Trainer`'s optimiser
     holds nothing else, and its checkpoints hold the adapters alone.
 
     The module's `forward` names its arguments, as `Trainer` needs: it leaves out columns that aren't named there, and

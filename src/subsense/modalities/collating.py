@@ -23,13 +23,16 @@ class Collate:
     Args:
         modalities: the names in declared order, which is that of `present`'s columns: of `RobustModel.modalities`, of
             what was passed to `adapt`, or a list.
+        targets: ``"stack"``, as torch's own collate function; ``"list"``: one entry for each row, as it is, for what
+            differs in size from row to row: ``{"boxes": tensor (n, 4), "labels": tensor (n,)}``.
 
     A sample is ``({modality: tensor}, target)``, or the inputs alone. What it lacks is no key, None, or False in an
     entry ``"present"`` of its own, bool (modality,). The batch has ``"present"``, bool (batch, modality); zeros stand
     where a row lacks what others have, and are never read; what no row has is left out.
 
     Raises:
-        InputError: a sample of another form, with an unknown name or without any modality; rows of unlike shapes.
+        InputError: a sample of another form, with an unknown name or without any modality; rows of unlike shapes;
+            targets that can't be stacked; a word for them that isn't known.
 
     >>> collate = Collate(["rgb", "thermal"])
     >>> inputs, target = collate([({"rgb": torch.ones(2), "thermal": torch.ones(1)}, 0), ({"rgb": torch.ones(2)}, 1)])
@@ -41,8 +44,10 @@ class Collate:
             [0.]]), tensor([0, 1]))
     """
 
-    def __init__(self, modalities: Iterable[str]) -> None:
-        self.names = tuple(modalities)
+    def __init__(self, modalities: Iterable[str], targets: str = "stack") -> None:
+        if targets not in ("stack", "list"):
+            raise InputError(f"targets: expected 'stack' or 'list', but found {targets!r}")
+        self.names, self.targets = tuple(modalities), targets
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """Make a batch: ``({modality: tensor, "present": mask}, target)``, or the inputs alone."""
@@ -61,7 +66,24 @@ class Collate:
             if len(target) != len(targets[0]):
                 wanted = "a target, as sample 0 has" if targets[0] else "no target, as sample 0 has none"
                 raise InputError(f"sample {number}: expected {wanted}")
-        return (batch, default_collate([target for (target,) in targets])) if targets[0] else batch
+        return (batch, self._collated([target for (target,) in targets])) if targets[0] else batch
+
+    def _collated(self, targets: list[Any]) -> Any:
+        if self.targets == "list":
+            for number, target in enumerate(targets):
+                if isinstance(target, (tuple, list)) or (isinstance(target, Tensor) and target.dim()):
+                    raise InputError(
+                        f"sample {number}: expected a mapping or a number for a target, since a list of "
+                        f"{type(target).__name__}s could be rows or parts, but found one; name it: {{'boxes': ...}}"
+                    )
+            return targets
+        try:
+            return default_collate(targets)
+        except RuntimeError as error:
+            raise InputError(
+                f"targets of a batch can't be stacked: {str(error).splitlines()[0]}; where they differ in size from "
+                "row to row, give each row a mapping and say subsense.Collate(..., targets='list')"
+            ) from error
 
 
 class Incomplete(Dataset[Any]):

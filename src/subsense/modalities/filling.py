@@ -246,8 +246,10 @@ class Filling(nn.Module):
 
 
 def _where(batch: Batch, column: int, tensor: Tensor, stand_in: Tensor) -> Tensor:
-    has = batch.present[:, column].to(batch.device)
-    return torch.where(has.view(-1, *[1] * (tensor.dim() - 1)), tensor, stand_in)
+    has = batch.present[:, column].to(batch.device).view(-1, *[1] * (tensor.dim() - 1))
+    if tensor.dtype == torch.bool:  # onnxruntime has no kernel that chooses between booleans
+        return (has & tensor) | (~has & stand_in)
+    return torch.where(has, tensor, stand_in)
 
 
 def _attribute(name: str, part: str) -> str:

@@ -136,6 +136,19 @@ def check_finite(modalities: Modalities, batch: Batch, masks: Container[tuple[st
                 )
 
 
+def check_not_empty(modalities: Modalities, batch: Batch) -> None:
+    """Raise `InputError` for an axis of no size: what is passed holds nothing, and a mean of nothing is NaN."""
+    for axes, part, tensor in _walk(modalities, batch.tensors):
+        for size, found in zip(axes.sizes, tensor.shape[1:], strict=True):
+            if not found:
+                raise InputError(
+                    f"input {part!r}: axis {str(size)!r} has no size, shape {tuple(tensor.shape)}, and a mean or "
+                    "attention over nothing is NaN, zeros or a mean, by code path; leave it out where its sizes are "
+                    "numbers or another input's, else pass a placeholder of any size and say in `present` that these "
+                    "rows lack it"
+                )
+
+
 def _by_row(holds: Tensor) -> Tensor:
     return holds.unsqueeze(1).flatten(1).all(1)
 

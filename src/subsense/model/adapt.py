@@ -49,6 +49,9 @@ def adapt(
     The network is frozen and put in eval mode; its weights, classes and `state_dict` stay as they are, and
     `RobustModel.detach` gives it back untouched. With every modality present it computes exactly what it did before.
 
+    Warns where no adapter could reach more than a tenth of the parameters, embeddings aside, naming the largest and
+    what declares them.
+
     Args:
         network: any `nn.Module`.
         modalities: name -> axis string without the batch: ``{"rgb": "3 H W", "thermal": "1 H W"}``.
@@ -64,9 +67,9 @@ def adapt(
         layers: layer classes of the network's own, see `subsense.LayerClass` and `subsense.AttentionClass`.
         seed: for the start of methods that draw one (LoRA).
         check_inputs: refuse what is present and NaN, infinite or so large that it says "no value"
-            (`subsense.modalities.inputs.HUGE`), and masks that hide all of it, naming the modality and the rows; False
-            hands them to the network as they are. Can be set later, ``robust.check_inputs = False``; compiled graphs
-            don't check.
+            (`subsense.modalities.inputs.HUGE`), axes of no size, and masks that hide all of it, naming the modality and
+            the rows; False hands them to the network as they are. Can be set later, ``robust.check_inputs = False``;
+            compiled graphs don't check.
         memory: ``"normal"``, or ``"low"``: training keeps less where the rows of a batch lack different modalities, and
             takes longer, see docs/performance.md. Can be set later, ``robust.memory = "low"``.
         merge: scale and shift a convolution at the BatchNorm behind it, which is the same and takes half of the
@@ -85,6 +88,8 @@ def adapt(
     >>> robust({"left": torch.zeros(5, 4), "right": torch.zeros(5, 6)}).shape
     torch.Size([5, 2])
     """
+    from subsense.injection.uncovered import warn_of_uncovered
+
     if not isinstance(modalities, Modalities):
         modalities = Modalities(spread_arguments(Modalities(modalities).spec, call))
     check_unadapted(network)
@@ -98,6 +103,7 @@ def adapt(
     planned = plan(network, method, include=include, exclude=exclude, layers=layers, merge=merge)
     banks = start_banks(planned, len(router.row_names), network, torch.Generator().manual_seed(seed))
     filling.ask()
+    warn_of_uncovered(network, planned.uncovered, stacklevel=2)
     robust = inject(network, planned, banks, filling, router, parsed)
     robust.check_inputs, robust.injection.saved = check_inputs, saved
     return robust

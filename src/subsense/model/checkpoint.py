@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from subsense.adapters import Adapter, from_json, to_json
+from subsense.adapters import Adapter, from_json
 from subsense.adapters.common import num_rows_of
 from subsense.errors import (
     CheckpointError,
@@ -35,13 +33,13 @@ from subsense.modalities import AxisSpec, Modalities
 from subsense.modalities.calling import CallSpec, parse_call, spread_arguments
 from subsense.modalities.filling import KINDS, Constant, FillFunction, Filling, Mean
 from subsense.model.adapt import inject
+from subsense.model.described import as_data, describe
 from subsense.model.fingerprint import fingerprint
 from subsense.model.manifest import (
     HUB_TENSORS,
     MANIFEST,
     MOST_HEADER,
     Manifest,
-    _declared,
     _file,
     _layers,
     _read_manifest,
@@ -49,6 +47,7 @@ from subsense.model.manifest import (
     seal,
 )
 from subsense.model.robust import RobustModel
+from subsense.model.watching import kept as watching
 from subsense.routing.router import Router
 from subsense.support.files import checksum_of_bytes, make_folder, write_atomically
 
@@ -62,7 +61,7 @@ Expected = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def save(robust: RobustModel, folder: str | Path) -> None:
-    """Save adapter sets, constant, mean and learned fills: all but the network's own weights.
+    """Save adapter sets, constant, mean and learned fills, and the monitor: all but the network's own weights.
 
     The tensors are written first, under a name made from their content, then the manifest that names them is put in
     place in one step; a process killed at any moment leaves the older version readable.
@@ -105,7 +104,7 @@ def files_of(robust: RobustModel) -> tuple[dict[str, Any], bytes]:
     """Give what `save` writes: the manifest's data, and the file of tensors whose name the manifest has."""
     robust.injection.check_in_place()
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
-    return _data(_manifest(robust, _file_name(checksum_of_bytes(data)))), data
+    return as_data(describe(robust, _file_name(checksum_of_bytes(data)))), data
 
 
 def load(
@@ -162,6 +161,8 @@ def load(
     _check_network(folder, manifest, network)
     method, layers = _method(folder, manifest, methods), _layers(manifest, network)
     fills = _fills(folder, manifest, fill)
+    if manifest.watch is not None:
+        watching.check(manifest.watch, declared, str(folder))
     planned = plan(network, method, include=manifest.sites, layers=layers, merge=manifest.merged)
     parsed = parse_call(_call(folder, manifest, call), declared)
     with torch.device("meta"):  # nothing of a declared size is made before the file is known to have it
@@ -177,40 +178,14 @@ def load(
     trusted = _confidence(folder, manifest, declared)
     robust = inject(network, planned, tensors, filling, router, parsed)
     robust.confidence = trusted
+    if manifest.watch is not None:
+        robust.monitor = watching.restored(manifest.watch, declared, tensors)
     return robust
 
 
-def _manifest(robust: RobustModel, tensors: str) -> Manifest:
-    return Manifest(
-        format=3 if robust.confidence else 2 if robust.plan.merged else 1,
-        subsense=version("subsense"),
-        torch=torch.__version__,
-        network=type(robust.network).__name__,
-        fingerprint=robust.network_fingerprint(),
-        modalities=robust.modalities.spec,
-        call=robust.call.spec,
-        method=to_json(robust.plan.adapters),
-        sharing=robust.sharing,
-        combinations=[str(one) for one in robust.combinations],
-        trained_rows=sorted(robust.router.trained_rows),
-        untrained=robust.router.untrained,
-        fill=robust.fill.kinds,
-        sites=list(dict.fromkeys(path for site in robust.plan.sites for path in site.modules)),
-        layers=[_declared(layer) for layer in robust.plan.declared],
-        merged=bool(robust.plan.merged),
-        confidence=json.loads(robust.confidence.model_dump_json()) if robust.confidence else None,
-        tensors=tensors,
-    )
-
-
-def _data(manifest: Manifest) -> dict[str, Any]:
-    """Give a manifest as JSON data; without merged sites and confidence, as versions before those could read it."""
-    left_out = {name for name in ("merged", "confidence") if not getattr(manifest, name)}
-    return manifest.model_dump(mode="json", exclude=left_out)
-
-
 def _tensors(robust: RobustModel) -> dict[str, Tensor]:
-    return {**robust.banks.named(), **robust.fill.stand_ins()}
+    watched = {} if robust.monitor is None else watching.tables(robust.monitor)
+    return {**robust.banks.named(), **robust.fill.stand_ins(), **watched}
 
 
 def _read_tensors(folder: Path, manifest: Manifest, expected: Expected) -> dict[str, Tensor]:
@@ -275,7 +250,12 @@ def _expected(
         name: ((num_rows_of(adapter, num_rows), *site.adapters[adapter][parameter]), dtype)
         for name, (site, adapter, parameter) in bank_names(planned).items()
     }
-    return banks | {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()}
+    watched = {} if manifest.watch is None else watching.shapes(manifest.watch)
+    return {
+        **banks,
+        **{name: (tuple(tensor.shape), tensor.dtype) for name, tensor in stand_ins.items()},
+        **{name: (shape, torch.float32) for name, shape in watched.items()},
+    }
 
 
 def _check_tensors(folder: Path, found: Mapping[str, tuple[tuple[int, ...], str]], expected: Expected) -> None:

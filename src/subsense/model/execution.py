@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ from subsense.routing.groups import output_names, output_tensors
 from subsense.routing.route import Route
 from subsense.routing.router import Router
 from subsense.support.modules import evaluating
+from subsense.support.torch_private import next_node
+
+if TYPE_CHECKING:
+    from subsense.model.rounding import Rounding
 
 
 @dataclass
@@ -52,6 +57,7 @@ class Execution:
 
     Attributes:
         rows: where rows are inside the network, found out when a mixed batch asks.
+        rounding: what becomes of rounding in norms, looked at in the first call of each combination.
 
     `training` says whether adapters are in training mode, in which a set may be used that is not finished.
     """
@@ -61,7 +67,8 @@ class Execution:
         self.injection, self.call = injection, call
         self.before = Before(network)
         self.reach = Reach(plan, router, injection, call)
-        self.rows = Rows(self.observe, [site.key for site in plan.sites], call, self.reach.check_located)
+        alike = any(site.layer.whole for site in plan.sites)
+        self.rows = Rows(self.observe, [site.key for site in plan.sites], call, self.reach.check_located, alike)
         self._guard, self._graphs = _Guard(), Graphs()
 
     @property
@@ -69,12 +76,25 @@ class Execution:
         """Give the declared modalities."""
         return self.router.modalities
 
+    @cached_property
+    def rounding(self) -> Rounding:
+        """Give what looks at norms; imported when the model is first called."""
+        from subsense.model.rounding import Rounding
+
+        return Rounding(self.network, self.call, self.modalities, self.plain, self.injection.paused)
+
     def hold(self) -> Any:
         """Give a context in which no other thread runs the model."""
         return self._guard.hold()
 
     def run(self, filled: Filled, batch: Batch, training: bool) -> Any:
         """Give the network's own output for a batch, whatever is missing."""
+        if torch.compiler.is_compiling() or not self.rounding.norms:
+            return self._run_batch(filled, batch, training)
+        with self.rounding.watching(filled, batch):
+            return self._run_batch(filled, batch, training)
+
+    def _run_batch(self, filled: Filled, batch: Batch, training: bool) -> Any:
         if batch.quality is not None and not torch.compiler.is_compiling():
             return self.rows.retried(lambda: self._graded(filled, batch, training))
         if batch.code is not None:
@@ -186,23 +206,7 @@ class Execution:
             self.router.trained_rows |= set(weights.any(0).nonzero().flatten().tolist())
 
     def _compiled(self, filled: Filled, batch: Batch, training: bool) -> Any:
-        if self.call.omits:
-            raise InputError(
-                "a graph with `present` can't run rows in groups, and nothing stands in for "
-                f"{', '.join(sorted(self.call.omits))} (fill 'omit'); leave `present` out of the graph: one "
-                "combination at a time, or choose another fill"
-            )
-        if self.rows.unknown:
-            raise InputError(
-                "a graph with `present` needs to know where rows are inside the network: call the model once with "
-                "a mixed batch, or model.locate(inputs), before compiling it"
-            )
-        if self.call.needs_groups:
-            raise InputError(
-                "a graph with `present` can't run rows in groups, and the function that calls the network isn't told "
-                "what each row has; give it an argument for that: call=lambda network, inputs, present: ..., or leave "
-                "`present` out of the graph: one combination at a time"
-            )
+        _check_one_graph(self.call, self.rows)
         present = batch.present.to(batch.device)
         if batch.quality is None:
             return self._adapted(filled, self.router.dynamic(present, self.rows.placements, training), present)
@@ -211,6 +215,10 @@ class Execution:
 
         weights = weights_or_nan(self.router, quality, training).to(self.injection.banks.dtype)
         return self._adapted(filled, Route(Choice(weights), False, self.rows.placements), present)
+
+    def along(self, filled: Filled, route: Route, present: Tensor) -> Any:
+        """Give the network's own output along a route that the caller made."""
+        return self._adapted(filled, route, present)
 
     def _adapted(self, filled: Filled, route: Route, present: Tensor | None, code: int | None = None) -> Any:
         output, is_lost = self._run(filled, route, present)
@@ -222,7 +230,11 @@ class Execution:
 
     def _run(self, filled: Filled, route: Route, present: Tensor | None) -> tuple[Any, bool]:
         with plain_attention(), self.injection.using(route) as running:
+            plain = not torch.compiler.is_compiling()
+            first = next_node() if plain else 0
             output = self.call(self.network, self.modalities, filled, present)
+            if plain and torch.is_grad_enabled():
+                self.injection.passes.keep(running, first, output_tensors(output))
             return output, bool(running.watched) and running.settle(output_tensors(output))
 
     def plain(self, filled: Filled, present: Tensor | None = None) -> Any:
@@ -237,3 +249,24 @@ class Execution:
             output = self.call(self.network, self.modalities, filled, present)
         self.rows.names = output_names(output)
         return observed | {OUTPUT: output_tensors(output)}
+
+
+def _check_one_graph(call: Call, rows: Rows) -> None:
+    """Raise `InputError` where a graph with `present` can't run rows that differ."""
+    if call.omits:
+        raise InputError(
+            "a graph with `present` can't run rows in groups, and nothing stands in for "
+            f"{', '.join(sorted(call.omits))} (fill 'omit'); leave `present` out of the graph: one "
+            "combination at a time, or choose another fill"
+        )
+    if rows.unknown:
+        raise InputError(
+            "a graph with `present` needs to know where rows are inside the network: call the model once with "
+            "a mixed batch, or model.locate(inputs), before compiling it"
+        )
+    if call.needs_groups:
+        raise InputError(
+            "a graph with `present` can't run rows in groups, and the function that calls the network isn't told "
+            "what each row has; give it an argument for that: call=lambda network, inputs, present: ..., or leave "
+            "`present` out of the graph: one combination at a time"
+        )

@@ -13,9 +13,11 @@ from torch import nn
 
 from subsense.adapters.layers.declare import AttentionClass, Declaration, LayerClass
 from subsense.errors import CheckpointError, DamagedFile, MissingFile, OtherNetwork
+from subsense.model.watching.kept import KeptWatch
 from subsense.support.files import checksum, parse_object
 
 FORMAT = 3
+"""1; 2 where sites were merged; 3 where a monitor or confidence was learned: an older version refuses it."""
 MANIFEST = "manifest.json"
 HUB_CONFIG, HUB_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 """What the Hub calls the two files; its configuration holds the manifest."""
@@ -65,6 +67,7 @@ class Manifest(BaseModel):
     sites: list[str]
     layers: list[DeclaredLayer | DeclaredAttention]
     merged: bool = False
+    watch: KeptWatch | None = None
     confidence: dict[str, Any] | None = None
     tensors: Annotated[str, Field(pattern=r"^adapters-[0-9a-f]{16}\.safetensors$")]
 

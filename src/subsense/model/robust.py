@@ -19,7 +19,7 @@ from subsense.modalities import Combination, CombinationLike, Modalities
 from subsense.modalities.calling import Call, gather
 from subsense.modalities.declaration import Wanted
 from subsense.modalities.filling import Filling
-from subsense.modalities.inputs import Batch, Filled, Inputs, check_finite, read
+from subsense.modalities.inputs import Batch, Filled, Inputs, check_finite, check_not_empty, read
 from subsense.modalities.masks import check_masks
 from subsense.model.adapter_state import (
     EXTRA,
@@ -38,6 +38,8 @@ from subsense.support.modules import device_of
 if TYPE_CHECKING:
     from subsense.model.confidence import Confidence, Prediction
     from subsense.model.filled import FilledNetwork
+    from subsense.model.watching.asked import Present
+    from subsense.model.watching.watch import Watch
 
 
 class RobustModel(nn.Module):
@@ -46,10 +48,10 @@ class RobustModel(nn.Module):
     Attributes:
         network: the user's network; always in eval mode and frozen while adapted.
         plan: its sites; printing it gives a table.
-        fill: what stands in for missing inputs.
-        banks: the trained parameters.
+        fill, banks: what stands in for missing inputs; the trained parameters.
+        check_inputs: whether NaN, infinity, axes of no size and masks that hide everything are refused.
+        monitor: what ``present="auto"`` asks; None where no `subsense.Monitor` learned anything.
         confidence: how far outputs can be trusted, as `subsense.confidence` found; None before.
-        check_inputs: whether NaN and infinity in what is present are refused, and masks that hide all of it.
     """
 
     def __init__(self, network: nn.Module, plan: Plan, banks: Banks, fill: Filling,
@@ -59,6 +61,7 @@ class RobustModel(nn.Module):
         self.execution = Execution(network, plan, router, injection, call)
         self.network, self.banks, self.fill = network.eval().requires_grad_(False), banks, fill.to(device_of(banks))
         self.check_inputs, self.confidence = True, cast("Confidence | None", None)
+        self.monitor: Watch | None = None
 
     @property
     def modalities(self) -> Modalities:
@@ -94,7 +97,7 @@ class RobustModel(nn.Module):
     def memory(self, memory: str) -> None:
         self.injection.saved = SavedOutputs(memory)
 
-    def forward(self, inputs: Inputs | Tensor | None = None, present: Tensor | None = None, **others: Any) -> Any:
+    def forward(self, inputs: Inputs | Tensor | None = None, present: Present = None, **others: Any) -> Any:
         """Give the network's own output, whatever is missing.
 
         Args:
@@ -102,8 +105,9 @@ class RobustModel(nn.Module):
                 entry ``"present"`` is used where the argument is None. With ``call="channels"`` also the stacked
                 tensor, all modalities present.
             others: the same as keywords, ``robust(**inputs)``, by the names of modalities or of their arguments.
-            present: which modalities each row has, bool (batch, modality); or how good they are, float in [0, 1]: 1 as
-                good as ever, 0 missing. A value that is passed for a missing modality is never read.
+            present: which modalities each row has, bool (batch, modality); or how good they are, float in [0, 1]: 0 is
+                missing, and what is passed for it is never read. ``"auto"``: as the monitor finds, each row for itself;
+                one of the monitor's streams: with the rows before in mind.
 
         Raises:
             InputError: inputs or `present` that don't fit the declaration.
@@ -117,17 +121,17 @@ class RobustModel(nn.Module):
             return _with_zero_gradients(output, self.adapter_parameters().values())
         return output
 
-    def generate(self, inputs: Inputs, present: Tensor | None = None, **options: Any) -> Any:
+    def generate(self, inputs: Inputs, present: Present = None, **options: Any) -> Any:
         """Generate as the network does, with the set of what is present; options are those of its own `generate`."""
         batch = _read(self, inputs, present)
         with self.execution.hold():
             return _generate(self.execution, self.fill(batch), batch, self.training, options)
 
-    def predict(self, inputs: Inputs, present: Tensor | None = None, **options: Any) -> Prediction:
+    def predict(self, inputs: Inputs, present: Present = None, **options: Any) -> Prediction:
         """Say also how far the answer can be trusted, see `subsense.confidence`; ``select=`` takes scores out of it."""
         return _predict(self, inputs, present, **options)
 
-    def pretrained(self, inputs: Inputs, present: Tensor | None = None) -> Any:
+    def pretrained(self, inputs: Inputs, present: Present = None) -> Any:
         """Give the frozen network's output on filled inputs, no adapter acting; arguments as for `forward`."""
         batch = _read(self, inputs, present)
         with self.execution.hold():
@@ -174,8 +178,7 @@ class RobustModel(nn.Module):
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """Give what is trained: banks, ``site:adapter:parameter`` (bank row, ...), and ``fill.modality.part``."""
-        tensors = self._adapter_tensors()
-        return {name: one for name, one in tensors.items() if isinstance(one, nn.Parameter)}
+        return {name: one for name, one in self._adapter_tensors().items() if isinstance(one, nn.Parameter)}
 
     def select(self, combinations: Wanted) -> tuple[Combination, ...]:
         """Give those of the combinations with adapter sets that are asked for, see `Router.select`."""
@@ -208,8 +211,7 @@ class RobustModel(nn.Module):
 
     def adapter_state_dict(self) -> dict[str, Tensor]:
         """Give what `state_dict` has, without the network: adapter parameters, stand-ins, which sets are trained."""
-        own = {name: tensor.detach() for name, tensor in self._adapter_tensors().items()}
-        return own | {EXTRA: self.get_extra_state()}
+        return {name: one.detach() for name, one in self._adapter_tensors().items()} | {EXTRA: self.get_extra_state()}
 
     def load_adapter_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `adapter_state_dict` gave; `CheckpointError`, and nothing changed, where it doesn't fit."""
@@ -240,12 +242,15 @@ class RobustModel(nn.Module):
             return self.execution.rows.locate(filled)
 
 
-def _read(robust: RobustModel, inputs: Inputs, present: Tensor | None) -> Batch:
+def _read(robust: RobustModel, inputs: Inputs, present: Present) -> Batch:
+    if present is not None and not isinstance(present, Tensor):
+        present = _found_present(robust, inputs, present)
     batch = read(robust.modalities, inputs, present)
     robust.execution.before.check_modes()
     if not torch.compiler.is_compiling():
         check_unsharded(robust)
     if robust.check_inputs and not torch.compiler.is_compiling():
+        check_not_empty(robust.modalities, batch)
         check_finite(robust.modalities, batch, robust.fill.masks)
         check_masks(robust.modalities, robust.fill.masks, batch)
     return batch
@@ -260,13 +265,19 @@ def _with_zero_gradients(output: Any, parameters: Iterable[nn.Parameter]) -> Any
     return with_zero_gradients(output, parameters)
 
 
+def _found_present(robust: RobustModel, inputs: Inputs, asked: Present) -> Tensor:
+    from subsense.model.watching.asked import found_present
+
+    return found_present(robust.modalities, robust.monitor, inputs, asked)
+
+
 def _generate(execution: Execution, filled: Filled, batch: Batch, training: bool, options: Mapping[str, Any]) -> Any:
     from subsense.model.generate import generate
 
     return generate(execution, filled, batch, training, options)
 
 
-def _predict(robust: RobustModel, inputs: Inputs, present: Tensor | None, **options: Any) -> Prediction:
+def _predict(robust: RobustModel, inputs: Inputs, present: Present, **options: Any) -> Prediction:
     from subsense.model.predict import predict
 
     return predict(robust, _read(robust, inputs, present), **options)

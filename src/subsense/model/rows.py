@@ -27,6 +27,7 @@ class Rows:
         sites: those whose rows matter.
         call: how the network is called.
         check: told the sites that are called, the first time that rows are located.
+        alike: whether some layer takes one set for all rows.
 
     Attributes:
         located: where rows are; None until a batch asks.
@@ -39,7 +40,9 @@ class Rows:
         sites: Sequence[str],
         call: Call,
         check: Callable[[Mapping[str, Any]], None],
+        alike: bool = False,
     ) -> None:
+        self._alike = alike
         self._observe, self._sites, self._call, self._check = observe, sites, call, check
         self.located: Located | None = None
         self.names: Sequence[Any] = ()
@@ -53,7 +56,7 @@ class Rows:
     @property
     def unknown(self) -> bool:
         """Say whether some site's rows are not known."""
-        return self.located is None or bool(self.located.unknown(self._sites))
+        return self.located is None or self._alike or bool(self.located.unknown(self._sites))
 
     def locate(self, filled: Filled) -> Located:
         """Find out where each site has the rows of a batch."""

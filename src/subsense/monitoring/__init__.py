@@ -1,1 +1,1 @@
-"""What is known of inputs and outputs in service: audit, confidence, monitor."""
+"""What a model's user watches: inputs that go bad, answers to doubt, masks that leak."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.text import Text
 
@@ -12,6 +15,35 @@ ERR = Console(stderr=True, highlight=False)
 def say(text: object = "", style: str = "", to: Console = OUT) -> None:
     """Write text as it is: no markup is read, no line is wrapped."""
     to.print(Text(str(text), style=style), soft_wrap=True)
+
+
+class Pace:
+    """Say how long what is left will take, at the pace so far.
+
+    Args:
+        total: how many steps there are.
+        clock: gives seconds.
+
+    >>> ticks = iter([0.0, 100.0])
+    >>> pace = Pace(4, lambda: next(ticks))
+    >>> pace.left(), pace.left()
+    ('1 of 4', '2 of 4, about 5 min left')
+    """
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total, self.clock = total, clock
+        self.begun, self.start = 0, 0.0
+
+    def left(self) -> str:
+        """Begin a step: say which one it is, and from the second on how long it and the others will take."""
+        now, done = self.clock(), self.begun
+        self.begun += 1
+        if not done:
+            self.start = now
+            return f"{self.begun} of {self.total}"
+        seconds = (now - self.start) / done * (self.total - done)
+        left = f"{seconds / 60:.0f} min" if seconds > 120 else f"{seconds:.0f} s"
+        return f"{self.begun} of {self.total}, about {left} left"
 
 
 def note(text: object) -> None:

@@ -31,11 +31,10 @@ class Placement:
 
     def spread(self, values: Tensor, like: Tensor, axis: int, num_features: int) -> Tensor:
         """Shape values (batch, *features) so that they broadcast to `like`, features from `axis` on."""
-        folds, rest = divmod(like.shape[self.axis], len(values))
-        if rest:
-            raise InputError(
-                f"a layer's output {tuple(like.shape)} has no place for {len(values)} rows on axis {self.axis}"
-            )
+        size, rows = like.shape[self.axis], values.shape[0]  # not len(), which would tie a graph to one batch size
+        folds = size // rows
+        if size % rows:
+            raise NotLocated(f"a layer's output {tuple(like.shape)} has no place for {rows} rows on axis {self.axis}")
         if folds != 1:
             self.check_folds(f"a layer's output {tuple(like.shape)}")
             values = values.repeat(folds, *[1] * num_features) if self.inner else values.repeat_interleave(folds, 0)
@@ -63,7 +62,7 @@ def _shaped(values: Tensor, like: Tensor, axis: int, num_features: int, batch_ax
     first = axis % like.dim()
     shape[first : first + num_features] = values.shape[1:]
     if batch_axis is not None:
-        shape[batch_axis] = len(values)
+        shape[batch_axis] = values.shape[0]
         if batch_axis > first:
             values = values.movedim(0, -1)
     return values.reshape(shape)

@@ -10,7 +10,7 @@ from torch import Tensor
 from subsense.adapters.affine import Recall
 from subsense.errors import InputError
 from subsense.routing.choice import Choice
-from subsense.routing.placement import Placement, _shaped
+from subsense.routing.placement import NotLocated, Placement, _shaped
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Route:
         placements: site -> where its outputs have the batch, one for each time it is called.
         calls: site -> how often it has been called in this forward.
         picked: id of a bank -> what is used of it, as far as that is known already.
+        replays: whether the forward is over, and a part of it is run again: which call of a site that is isn't known.
     """
 
     choice: Choice
@@ -30,6 +31,7 @@ class Route:
     placements: Mapping[str, Sequence[Placement]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     picked: Mapping[int, Tensor] = field(default_factory=dict)
+    replays: bool = False
 
     @property
     def weights(self) -> Tensor:
@@ -44,19 +46,29 @@ class Route:
         """Give the same route for another forward."""
         return replace(self, calls={}, picked={})
 
+    def replayed(self) -> Route:
+        """Give the route for parts of the same forward that a backward pass runs again."""
+        return replace(self, replays=True)
+
     def common(self) -> Route:
         """Give the route through banks whose one row all incomplete combinations share."""
         return replace(self, choice=self.choice.common(), picked={})
 
     def visit(self, site: str, recall: Recall | None = None) -> RouteMix:
         """Begin one call of a site."""
-        call = self.calls.get(site, 0)
+        call = 0 if self.replays else self.calls.get(site, 0)
         self.calls[site] = call + 1
         if self.uniform:
             return RouteMix(self, None, recall)
         places = self.placements.get(site, ())
-        if call >= len(places):
+        if self.replays and len(set(places)) != 1:
             raise InputError(
+                f"site {site} is called {len(places)} times in one forward, with rows at several places, so it isn't "
+                "known which of them the network runs again in the backward pass (activation checkpointing); pass rows "
+                "that have the same modalities together, or switch checkpointing off"
+            )
+        if call >= len(places):
+            raise NotLocated(
                 f"site {site} was called {call + 1} times in one forward, but {len(places)} times when the "
                 "rows were located; pass rows that have the same modalities together"
             )

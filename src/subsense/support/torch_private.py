@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as Convolution
@@ -20,6 +22,7 @@ from torch.nn.modules.conv import _ConvTransposeNd as TransposedConvolution
 from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNorm
 from torch.nn.modules.module import _global_forward_hooks
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils.checkpoint import CheckpointFunction
 
 __all__ = [
     "BatchNorm",
@@ -57,6 +60,41 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def next_node() -> int:
+    """Give the number that the next node of a graph gets, in this thread."""
+    number: int = torch._C._autograd._get_sequence_nr()
+    return number
+
+
+def node_in_backward() -> int:
+    """Give the number of the node whose backward pass is running, -1 outside one."""
+    node = torch._C._current_autograd_node()
+    return -1 if node is None else node._sequence_nr()
+
+
+def keep_with(tensor: Tensor, value: Any) -> None:
+    """Keep a value as long as the graph that made a tensor."""
+    assert tensor.grad_fn is not None
+    metadata: Any = tensor.grad_fn.metadata
+    metadata.setdefault("subsense", []).append(value)
+
+
+def is_saved_by_hooks() -> bool:
+    """Say whether what a graph saves goes through somebody's hooks, as within activation checkpointing."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def loses_gradients() -> bool:
+    """Say whether this runs in a reentrant checkpoint whose inputs ask for no gradient: nothing inside gets one."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is CheckpointFunction.forward.__code__:
+            given = frame.f_locals["args"]
+            return not any(one.requires_grad for one in tree_leaves(given) if isinstance(one, Tensor))
+        frame = frame.f_back
+    return False
+
+
 def version_of(tensor: Tensor) -> int:
     """Give a number that grows when a tensor, or a view of it, is changed in place."""
     return tensor._version
@@ -89,8 +127,12 @@ def convolution_back(module: Any, grad: Tensor, weight: Tensor, form: tuple[torc
 
 def convolve(module: Any, x: Tensor, weight: Tensor) -> Tensor:
     """Convolve as a layer does, its padding of every kind included, with another weight and no bias."""
-    output: Tensor = module._conv_forward(x, weight, None)
-    return output
+    if own_forward(type(module)) is None:
+        output: Tensor = module._conv_forward(x, weight, None)
+        return output
+    plain = {"weight": weight} if module.bias is None else {"weight": weight, "bias": weight.new_zeros(len(weight))}
+    own: Tensor = functional_call(module, plain, (x,))
+    return own
 
 
 COMPUTES = ("forward", nn.Conv2d._conv_forward.__name__)
@@ -111,6 +153,18 @@ def own_forward(cls: type) -> type | None:
     """
     definers = (next((base for base in cls.__mro__ if name in vars(base)), None) for name in COMPUTES)
     return next((definer for definer in definers if definer is not None and definer not in LAYERS), None)
+
+
+_MODULE = frozenset(vars(nn.Module())) | {"training"}
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """Give what a module holds beside what every module does.
+
+    >>> own_attributes(nn.Linear(2, 3))
+    {'in_features': 2, 'out_features': 3}
+    """
+    return {name: value for name, value in vars(module).items() if name not in _MODULE}
 
 
 def is_packed(attention: nn.MultiheadAttention) -> bool:
@@ -134,6 +188,12 @@ def is_first_hook(module: nn.Module, hook: Any) -> bool:
 def forward_hooks(module: nn.Module) -> Iterator[Any]:
     """Give a layer's forward hooks, in the order in which they run."""
     return iter(module._forward_hooks.values())
+
+
+def all_hooks(module: nn.Module) -> Iterator[Any]:
+    """Give a layer's hooks before and after its forward."""
+    yield from module._forward_pre_hooks.values()
+    yield from module._forward_hooks.values()
 
 
 def was_compiled(module: nn.Module) -> bool:

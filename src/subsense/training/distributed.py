@@ -44,7 +44,9 @@ class Processes:
         logs = None if options.folder is None else str(Path(options.folder) / "logs")
         project = ProjectConfiguration(logging_dir=logs)
         # Precision is not accelerate's, whose choice is one for the whole life of the Python process.
-        self._accelerator = Accelerator(log_with=options.log_with, project_config=project)
+        self._accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(), log_with=options.log_with, project_config=project
+        )
         if (kind := self._accelerator.distributed_type.name) in UNSUPPORTED:
             raise TrainingError(f"launched with {kind}, which splits parameters between processes; adapters are small: "
                                 "launch plain processes (accelerate launch --multi_gpu)")  # fmt: skip
@@ -57,8 +59,8 @@ class Processes:
     def _check_count(self, launched: int) -> None:
         """Refuse processes that would each train alone, into the same folder."""
         if launched != (seen := self._accelerator.num_processes):
-            raise TrainingError(f"launched as {launched} processes, but accelerate sees {seen}; for several processes "
-                                "on CPUs set ACCELERATE_USE_CPU=true and use torchrun")  # fmt: skip
+            raise TrainingError(f"launched as {launched} processes, but accelerate sees {seen}; an Accelerator was "
+                                "made before: make it Accelerator(cpu=True) where there are CPUs alone")  # fmt: skip
 
     def share(self, loader: Any) -> Any:
         """Give a loader of this process's share of the batches."""

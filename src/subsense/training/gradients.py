@@ -18,6 +18,8 @@ from subsense.injection.banks import site_of
 
 STEEP = 100.0
 """A gradient's L2 norm beyond this multiple of its scale is steep; others are below 5 in networks of every kind."""
+EXPLODING = 1e4
+"""From this multiple on clipping was found to matter, and is said in a warning: docs/absent-input.md has the runs."""
 WHY = (
     "The likely cause is what stands in for what is missing: a branch that it makes exactly zero, where a norm, a root "
     "or a division by its length has no slope or an enormous one"
@@ -39,6 +41,11 @@ class Steep:
 
     norms: Mapping[str, float]
     limit: float
+
+    @property
+    def explodes(self) -> bool:
+        """Say whether one of them is so steep that training suffers from it where nothing is done."""
+        return max(self.norms.values()) > EXPLODING * self.limit
 
     def __str__(self) -> str:
         return ", ".join(f"{norm:.1e} with {combination}" for combination, norm in self.norms.items())

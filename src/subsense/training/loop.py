@@ -48,6 +48,7 @@ class _Loop:
         self._optimizer_state: dict[str, Tensor] = {}
         self._stepper: Stepper | None = None
         self._idle: set[str] | None = None
+        self._cut: set[str] = set()
         self._facts = facts_of(run, length, self._processes.count)
 
     def run(self) -> TrainingReport:
@@ -79,6 +80,7 @@ class _Loop:
             self._put(self._best)
         idle = self._stepper.idle()
         self._idle = idle if self._idle is None else self._idle & idle
+        self._cut |= self._stepper.cut or set()
         self._best, self._optimizer_state, self._stepper = {}, {}, None
         self._position.next_part()
         self._save()
@@ -168,6 +170,7 @@ class _Loop:
             metric=validation.name if validation else None,
             higher_is_better=bool(validation and validation.higher_is_better),
             idle=tuple(name for name in self._trainee.parameters if name in (self._idle or ())),
+            cut=tuple(name for name in self._trainee.parameters if name in self._cut & (self._idle or set())),
             steep=self._position.steep_sites(),
             clip=self._options.clip,
         )

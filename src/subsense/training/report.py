@@ -49,8 +49,10 @@ class TrainingReport:
         rows: combination -> rows that it was trained on, over all epochs.
         metric: name of what validation measured; None without validation.
         higher_is_better: its direction.
-        idle: parameters that were asked to train and never had a gradient, since nothing that the loss saw depends on
-            them: layers whose output the network doesn't use. They are as they were.
+        idle: parameters that were asked to train and never had a gradient. They are as they were. Nothing that the loss
+            saw depends on them (layers whose output the network doesn't use), but for those in `cut`.
+        cut: those of them on which the loss depends, with a layer behind that lets no gradient through: one with int8
+            activations, ``detach()``, rounding. Not looked for by several processes.
         losses: combination -> its losses before and after, and which set was kept; empty where `safe` was off.
         silent: combination -> sites that the network doesn't call for it, where what is missing is left out.
         steep: site -> the combinations whose first gradients exploded there, and what they are clipped to.
@@ -65,6 +67,7 @@ class TrainingReport:
     metric: str | None = None
     higher_is_better: bool = False
     idle: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
     losses: Mapping[str, Losses] = field(default_factory=dict)
     silent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     steep: Mapping[str, Steep] = field(default_factory=dict)
@@ -96,8 +99,15 @@ class TrainingReport:
             yield f"{what}: loss {best.loss:.4f}{metric}, epoch {best.epoch} of {self._of(best.part)[-1].epoch}"
         if untrained := [name for name, rows in self.rows.items() if not rows]:
             yield f"not trained, since no row was drawn for them: {', '.join(untrained)}"
-        if self.idle:
-            sites = ", ".join(dict.fromkeys(site_of(name) for name in self.idle))
+        if self.cut:
+            sites = ", ".join(dict.fromkeys(map(site_of, self.cut)))
+            yield (
+                "not trained, since a layer behind them lets no gradient through (int8 activations, detach(), "
+                f"rounding): {sites}; train before quantising, with int8 weights alone, or calibrate, which needs no "
+                "gradient"
+            )
+        if useless := [name for name in self.idle if name not in self.cut]:
+            sites = ", ".join(dict.fromkeys(map(site_of, useless)))
             yield f"without effect, since nothing the loss sees depends on them (exclude them, or leave them): {sites}"
         for name, silent in self.silent.items():
             yield f"{name}: the network doesn't call {listed(silent)}, so its adapters there were not trained"
@@ -107,7 +117,7 @@ class TrainingReport:
                 if self.clip is None
                 else f"clipped with all others to {self.clip:g}"
             )
-            yield f"gradients exploded at {site}: {found}; {done}"
+            yield f"gradients {'exploded' if found.explodes else 'were steep'} at {site}: {found}; {done}"
         yield from self._lines_of_losses()
 
     def _lines_of_losses(self) -> Iterator[str]:

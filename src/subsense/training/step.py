@@ -17,6 +17,7 @@ from subsense.errors import InputError, NonFiniteLoss, TrainingError
 from subsense.modalities import Combination
 from subsense.modalities.loaders import available, graded, split, take
 from subsense.routing.placement import NotFinite
+from subsense.training.cuts import find_cuts
 from subsense.training.distributed import Processes
 from subsense.training.gradients import clip_steep, find_steep, nan_text, warn_text, where_not_finite
 from subsense.training.run import Position, Run
@@ -89,6 +90,7 @@ class Stepper:
         self._banks = run.trainee.banks()
         self._bank_rows = {str(one): run.trainee.rows_of(one) for one in self.part.combinations}
         self._rows, self._loss, self._drawn = 0, 0.0, Counter[str]()
+        self.cut: set[str] | None = None if processes.count == 1 else set()
 
     def state(self) -> dict[str, Tensor]:
         """Give the optimiser's tensors, ``kind.parameter`` -> tensor."""
@@ -99,7 +101,7 @@ class Stepper:
         }
 
     def idle(self) -> set[str]:
-        """Give the parameters that never had a gradient: nothing that the loss saw depends on them."""
+        """Give the parameters that never had a gradient."""
         return {name for name, parameter in self._parameters.items() if parameter not in self._optimizer.state}
 
     def add(self, batch: Any, position: Position) -> None:
@@ -112,12 +114,14 @@ class Stepper:
             NonFiniteLoss: NaN or infinity, with step and combinations.
         """
         rows, dropped = self._draw(batch, position)
-        count, loss = len(rows.draw.rows), None
+        count, loss, seed = len(rows.draw.rows), None, self._seed("forward", position)
         if count:
-            loss = self._loss_of(rows, self._seed("forward", position))
+            loss = self._loss_of(rows, seed)
         self._count(count, dropped, loss, rows, position)
         if loss is not None:
             (loss * count).backward()
+            if self.cut is None:
+                self.cut = find_cuts(self._parameters, lambda: self._loss_of(rows, seed))
 
     def step(self, position: Position, rate: float) -> float | None:
         """Make one step with the mean gradient over the rows added since the last; give their mean loss.
@@ -221,7 +225,8 @@ class Stepper:
         clips = self.run.options.clip is None
         if found:
             position.add_steep(found)
-            warnings.warn(warn_text(found, clips), stacklevel=2)
+        if exploding := {site: one for site, one in found.items() if one.explodes}:
+            warnings.warn(warn_text(exploding, clips), stacklevel=2)
         if clips and position.steep:
             clip_steep(self._banks, self._bank_rows, position.steep_sites())
 

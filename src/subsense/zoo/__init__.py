@@ -23,6 +23,7 @@ NETWORKS = {
     "mult": "subsense.zoo.mult:MulT",
     "vilt-classifier": "subsense.zoo.vilt_classifier:ViltClassifier",
     "two-stream": "subsense.zoo.two_stream:TwoStream",
+    "monai": "subsense.zoo.windowed:monai_network",
 }
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from subsense.adapters.layers.kinds import KINDS, LINEAR
 from subsense.adapters.layers.layer import Layer, Slot
-from subsense.adapters.layers.probe import probe
 from subsense.errors import UnsupportedLayer
 
 
@@ -45,6 +44,8 @@ class LayerClass:
 
     def describe(self, path: str, module: nn.Module) -> Iterator[Layer | UnsupportedLayer]:
         """Describe one module of the class, or say what is wrong with the declaration."""
+        from subsense.adapters.layers.probe import probe  # only where a class is declared
+
         weight = module._parameters.get(self.weight)
         fault = self._fault(module, weight)
         if weight is None or fault:

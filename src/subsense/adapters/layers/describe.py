@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from subsense.adapters.layers import runs
 from subsense.adapters.layers.declare import Declaration
-from subsense.adapters.layers.foreign import foreign, strange_tensor
-from subsense.adapters.layers.kinds import CONV, LINEAR, NORM, TRANSPOSED
+from subsense.adapters.layers.foreign import foreign, may_be_layer, strange_tensor
+from subsense.adapters.layers.kinds import CONV, LINEAR, NORM, TABLE, TRANSPOSED
 from subsense.adapters.layers.layer import Layer, Run, Slot
 from subsense.errors import PlanError, UnsupportedLayer
 from subsense.support.torch_private import (
@@ -23,6 +26,11 @@ from subsense.support.torch_private import (
     is_packed,
     own_forward,
 )
+
+if TYPE_CHECKING:
+    from subsense.adapters.layers.recognise import Known
+
+# What reads a network, rather than adapts it, is imported when one is read.
 
 
 def _linear(path: str, module: nn.Module) -> Iterator[Layer]:
@@ -45,7 +53,9 @@ def _conv(path: str, module: nn.Module) -> Iterator[Layer]:
     assert isinstance(module, Convolution)
     transposed = isinstance(module, TransposedConvolution)
     features, axis = (module.out_channels,), -1 - len(module.kernel_size)
-    weight = Slot("weight", tuple(module.weight.shape))
+    from subsense.adapters.layers.computed import shape_of
+
+    weight = Slot("weight", shape_of(module, "weight"))
     yield Layer(
         path,
         TRANSPOSED if transposed else CONV,
@@ -96,6 +106,14 @@ def _attention(path: str, module: nn.Module) -> Iterator[Layer]:
     yield Layer(path, LINEAR, name, (size,), -1, weight, bias, "output")
 
 
+def _table(path: str, module: nn.Embedding, holders: Mapping[int, int]) -> Iterator[Layer]:
+    """Give an embedding table; nothing for one that is shared, or changes its entries when they are read."""
+    own = own_forward(type(module)) or "forward" in vars(module) or not isinstance(module.weight, nn.Parameter)
+    if module.max_norm is None and not own and holders[id(module.weight)] == 1:
+        features, weight = (module.embedding_dim,), Slot("weight", (module.num_embeddings, module.embedding_dim))
+        yield Layer(path, TABLE, type(module).__name__, features, -1, weight, None, found=True)
+
+
 def _run(module: nn.Module, base: type[nn.Module], run: Run | None) -> Run | None:
     """Give how a layer is run; None for a class that torch itself runs otherwise (`SyncBatchNorm`)."""
     return run if type(module).forward is base.forward else None
@@ -126,52 +144,99 @@ def describe(
         network: the network; nothing of it is changed.
         declared: the user's own layer classes.
     """
+    from subsense.adapters.layers.whole import whole_layers
+
     modules = list(network.named_modules())
     _check_sizes(modules)
     _check_declared({type(module) for _, module in modules}, declared)
     own = {declaration.cls: declaration.describe for declaration in declared}
     closed: tuple[str, ...] = ()
+    known: Known = {}
+    holders = Counter(id(one) for _, module in modules for one in (*module.children(), *module._parameters.values()))
     for path, module in modules:
         if path.startswith(closed):
             continue
         declaration, why_foreign = own.get(type(module)), foreign(module)
         if (isinstance(module, nn.MultiheadAttention) or why_foreign) and not declaration:
             closed += (f"{path}." if path else "",)
-        for layer in declaration(path, module) if declaration else _describe(path, module, why_foreign):
-            yield module, layer
+        if isinstance(module, nn.Embedding) and not declaration:
+            yield from ((module, layer) for layer in _table(path, module, holders))
+            continue
+        whole = () if declaration or why_foreign else tuple(whole_layers(path, module))
+        for layer in declaration(path, module) if declaration else whole or _describe(path, module, why_foreign, known):
+            yield module, _alone(layer, module, holders)
 
 
-def _describe(path: str, module: nn.Module, why_foreign: str | None) -> Iterable[Layer | UnsupportedLayer]:
+def _alone(layer: Layer | UnsupportedLayer, module: nn.Module, holders: Mapping[int, int]) -> Layer | UnsupportedLayer:
+    """Refuse a layer that hands its output on to a module which others hand theirs to, too."""
+    if isinstance(layer, Layer) and layer.seen and holders[id(module.get_submodule(layer.seen))] > 1:
+        return UnsupportedLayer(
+            f"{layer.path} ({layer.class_name}): its {layer.seen} is that of other layers, too, so it isn't known "
+            "whose output it is given; exclude it"
+        )
+    return layer
+
+
+def _describe(
+    path: str, module: nn.Module, why_foreign: str | None, known: Known
+) -> Iterable[Layer | UnsupportedLayer]:
     base = next((base for base in _KNOWN if isinstance(module, base)), None)
-    fault = why_foreign or (_fault(module) if base else None)
-    if fault:
-        return (UnsupportedLayer(f"{path or 'the network'} ({type(module).__name__}): {fault}"),)
-    return _KNOWN[base](path, module) if base else ()
+    if not (why_foreign or base or may_be_layer(module)):
+        return ()
+    fault = why_foreign or _fault(module)
+    if not fault:
+        if base and own_forward(type(module)) is None:
+            made = _made_of(module)
+            return (replace(one, run=None, computed=made) if made and isinstance(one, Layer) else one
+                    for one in _KNOWN[base](path, module))  # fmt: skip
+        found = _recognised(path, module, base, known)
+        if isinstance(found, Layer):
+            return (found,)
+        fault = found
+    if not (why_foreign or base):  # it holds what a layer holds, and is none
+        return ()
+    return (UnsupportedLayer(f"{path or 'the network'} ({type(module).__name__}): {fault}"),)
+
+
+def _made_of(module: nn.Module) -> tuple[str, ...] | None:
+    from subsense.adapters.layers.computed import made_of
+
+    return made_of(module)
+
+
+def _recognised(path: str, module: nn.Module, base: type[nn.Module] | None, known: Known) -> Layer | str:
+    """Give the layer that a class which isn't torch's computes, or say why none."""
+    from subsense.adapters.layers.recognise import recognise
+
+    own = (own_forward(type(module)) or type(module)).__name__
+    if base is nn.MultiheadAttention:
+        return f"class {own} has a forward of its own; declare it: layers=[AttentionClass({own}, ...)], or exclude it"
+    like = next(iter(_KNOWN[base](path, module))) if base else None
+    found = recognise(path, module, like if isinstance(like, Layer) else None, known)
+    if isinstance(found, Layer):
+        return found
+    return f"class {own} has a forward of its own, and {found}; exclude it"
 
 
 def _fault(module: nn.Module) -> str | None:
-    own = own_forward(type(module))
-    if own is not None:
-        return (
-            f"class {own.__name__} has a forward of its own, so where its channels are isn't known; declare it: "
-            f"layers=[LayerClass({own.__name__}, kind=..., axis=...)], or exclude it"
-        )
     if "forward" in vars(module):
         return "its forward was replaced on the instance; remove that, or exclude the layer"
     return _computed_weight(module) or next(filter(None, map(strange_tensor, _owners(module))), None)
 
 
 def _computed_weight(module: nn.Module) -> str | None:
+    if own_forward(type(module)) is None and not isinstance(module, nn.MultiheadAttention) and _made_of(module):
+        return None
     names = [
         name
         for owner in _owners(module)
         for name in ("weight", "bias", *_PACKED * isinstance(owner, nn.MultiheadAttention))
-        if name not in owner._parameters and hasattr(owner, name)
+        if name not in owner._parameters and getattr(owner, name, None) is not None
     ]
     if names:
         return (
-            f"its {names[0]} is computed (weight_norm, spectral_norm or another parametrization); make it plain with "
-            "torch.nn.utils.parametrize.remove_parametrizations or remove_weight_norm, or exclude the layer"
+            f"its {names[0]} is computed (pruning, or a parametrization that can't be served here); make it plain with "
+            "torch.nn.utils.prune.remove or torch.nn.utils.parametrize.remove_parametrizations, or exclude the layer"
         )
     return None
 

@@ -25,6 +25,13 @@ def foreign(module: nn.Module) -> str | None:
     return None
 
 
+def may_be_layer(module: nn.Module) -> bool:
+    """Say whether a module holds what a layer holds, and nothing that holds parameters itself."""
+    own = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+    names = set(own) == {"weight"} or set(own) == {"weight", "bias"}
+    return names and own["weight"].dim() in (1, 2) and not any(True for child in module.children())
+
+
 def strange_tensor(module: nn.Module) -> str | None:
     """Say which parameter of a module is no plain one: sharded, quantised or otherwise computed with by a class."""
     for name, parameter in module._parameters.items():

@@ -42,11 +42,12 @@ class Slot:
         return parameter
 
     def read(self, layer: nn.Module) -> Tensor | None:
-        """Give the part of the parameter that is pointed at, None where the layer has none."""
-        parameter = self.parameter(layer)
-        if parameter is None or self.rows is None:
-            return parameter
-        return parameter[slice(*self.rows)]
+        """Give the part of the parameter that is pointed at, or of what is made in its place; None where none is."""
+        owner = self.owner(layer)
+        value: Tensor | None = owner._parameters.get(self.name)
+        if value is None:
+            value = getattr(owner, self.name, None)
+        return value if value is None or self.rows is None else value[slice(*self.rows)]
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,12 @@ class Layer:
         out_axis: the weight's axis of output channels.
         run: how it is run with another weight and bias; None where that isn't known, or isn't right.
         offset: what the layer adds to its weight before it multiplies: 1 for norms that compute with ``1 + weight``.
-        declared: whether its class is one of the user's own.
+        declared: whether its class is none of torch's, so that it isn't known what it does with its output.
+        found: whether it is known by what it computes alone: nobody has declared it.
+        seen: the module inside it which is handed what the layer gives, where something follows inside (an
+            activation); empty where that is its output.
+        computed: further parameters, of which its weight is made.
+        whole: whether it uses its weight in a way of its own, so that its adapters act in it, as a fold does.
     """
 
     path: str
@@ -118,6 +124,10 @@ class Layer:
     run: Run | None = None
     offset: float = 0.0
     declared: bool = False
+    found: bool = False
+    seen: str = ""
+    computed: tuple[str, ...] = ()
+    whole: bool = False
 
     @cached_property
     def key(self) -> str:

@@ -15,6 +15,7 @@ from subsense.errors import InputError, UntrainedCombination
 from subsense.evaluation.evaluate import asked_for
 from subsense.evaluation.reporting.choosing import Choice, choose
 from subsense.evaluation.reporting.fading import Fading, name_of
+from subsense.evaluation.reporting.maps import as_map, has_regions
 from subsense.evaluation.reporting.thumbnails import class_colour, image, mask, picture
 from subsense.modalities import Combination, Modalities
 from subsense.modalities.declaration import Wanted
@@ -236,6 +237,7 @@ class _Speaker:
         read = self._read(scores, present)
         if not bool(are_finite(scores[None]).all()):
             return Prediction(label="NaN or infinity", abstains=None if read is None else True)
+        scores, target = as_map(scores, target)
         if scores.ndim == 3:
             return self._segmented(scores, target, read)
         if target.is_floating_point() or scores.numel() == 1:
@@ -263,14 +265,15 @@ class _Speaker:
 
     def truth(self, inputs: Mapping[str, Any], target: Tensor) -> Prediction:
         """Describe the target of one sample."""
-        if target.ndim == 2:
-            return Prediction(label="truth", mask=mask(target, self.num_classes(inputs)))
+        if target.ndim >= 2:
+            scores, target = as_map(self.frozen(inputs), target)
+            return Prediction(label="truth", mask=mask(target, len(scores)))
         return Prediction(label=f"{float(target):+.2f}" if target.is_floating_point() else self.name(int(target)))
 
-    def num_classes(self, inputs: Mapping[str, Any]) -> int:
-        """Count the classes that the network has scores for."""
+    def frozen(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Give the scores of the frozen network."""
         has = [one for one in self.combinations if _has(self.robust.modalities, inputs, one)]
-        return len(self.scores(self.robust.pretrained, inputs, has[0]))
+        return self.scores(self.robust.pretrained, inputs, has[0])
 
     def name(self, index: int) -> str:
         """Name a class."""
@@ -279,9 +282,12 @@ class _Speaker:
     def legend(self, sample: tuple[Mapping[str, Any], Tensor]) -> dict[str, str | None]:
         """Give the colours of the classes where the task is segmentation."""
         inputs, target = sample
-        if target.ndim != 2:
+        if target.ndim < 2:
             return {}
-        return {self.name(index): class_colour(index) for index in range(self.num_classes(inputs))}
+        scores, _ = as_map(self.frozen(inputs), target)
+        names = [self.name(index) for index in range(len(scores) - has_regions(target))]
+        names = ["none of them", *names] if has_regions(target) else names
+        return {name: class_colour(index) for index, name in enumerate(names)}
 
 
 def _interval(read: Trusted | None) -> str:

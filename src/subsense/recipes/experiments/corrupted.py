@@ -11,11 +11,13 @@ from subsense.degradation import DEGRADATIONS, MOST, Degrader, find
 from subsense.degradation.layout import layout_of
 from subsense.evaluation.evaluate import asked_for
 from subsense.modalities.loaders import available, split
+from subsense.recipes.experiments.watched import watched
 from subsense.recipes.progress import note
 from subsense.recipes.run.cache import Shelf
 from subsense.recipes.run.columns import Bench
 from subsense.training.seeding import derive_seed
 
+WATCHED = {"plain": "auto", "faded": "auto-trained"}
 SEVERITIES = tuple(range(1, MOST + 1))
 Values = dict[str, dict[str, float]]
 """Combination -> sets (``"plain"`` or ``"faded"``) -> value."""
@@ -27,7 +29,8 @@ class CorruptedCell:
 
     Attributes:
         values: what is done about it -> value: ``"kept"``, ``"missing"`` (declared so), ``"quality"`` (given, to sets
-            trained on healthy sensors), ``"trained"`` (given, to sets trained over severities).
+            trained on healthy sensors), ``"trained"`` (given, to sets trained over severities), ``"auto"`` and
+            ``"auto-trained"`` (found by a monitor, for either).
     """
 
     modality: str
@@ -56,7 +59,10 @@ def make_degrader(bench: Bench, kinds: Collection[str]) -> Degrader:
 
 @dataclass(frozen=True)
 class Corrupted:
-    """Measure sets trained on healthy sensors, `plain`, and sets trained over severities, `faded`, side by side."""
+    """Measure sets trained on healthy sensors, `plain`, and sets trained over severities, `faded`, side by side.
+
+    Both have a monitor.
+    """
 
     bench: Bench
     plain: ss.RobustModel
@@ -71,6 +77,7 @@ class Corrupted:
                 note(f"corruption: {modality}, {kind}")
                 for severity in SEVERITIES:
                     found = self._degraded(degrader, modality, kind, severity)
+                    watched = self._watched(Degraded(self.bench, degrader, modality, kind, severity))
                     for combination, values in found.items():
                         without = rest["+".join(one for one in combination.split("+") if one != modality)]
                         ends = {
@@ -78,7 +85,8 @@ class Corrupted:
                             "quality": without["plain"],
                             "trained": without["faded"],
                         }
-                        yield CorruptedCell(modality, kind, severity, combination, ends | values)
+                        auto = {WATCHED[sets]: value for sets, value in watched[combination].items()}
+                        yield CorruptedCell(modality, kind, severity, combination, ends | values | auto)
 
     def healthy(self) -> Values:
         """Give what both reach with each combination where nothing is degraded."""
@@ -86,8 +94,7 @@ class Corrupted:
         return self._kept("healthy", lambda: self._evaluate(self.bench.job.test_batches(), combinations))
 
     def _degraded(self, degrader: Degrader, modality: str, kind: str, severity: int) -> Values:
-        asked = asked_for(self.bench.robust.modalities, self.bench.job.recipe.evaluate.combinations)
-        combinations = [one for one in asked if modality in one and len(one) > 1]
+        combinations = self.combinations(modality)
 
         def measure() -> Values:
             batches = Degraded(self.bench, degrader, modality, kind, severity)
@@ -101,6 +108,16 @@ class Corrupted:
             }
 
         return self._kept(f"{modality}/{kind}-{severity}", measure)
+
+    def _watched(self, batches: Degraded) -> Values:
+        """Give what both reach where their monitors find out how good the input is."""
+        name = f"watched/{batches.modality}/{batches.kind}-{batches.severity}"
+        return self._kept(name, lambda: watched(self, batches, self.combinations(batches.modality)))
+
+    def combinations(self, modality: str) -> list[ss.Combination]:
+        """Give the combinations asked for that have a modality and others."""
+        asked = asked_for(self.bench.robust.modalities, self.bench.job.recipe.evaluate.combinations)
+        return [one for one in asked if modality in one and len(one) > 1]
 
     def _kept(self, name: str, measure: Callable[[], Values]) -> Values:
         if (found := self.shelf.read(f"cells/{name}.json")) is None:

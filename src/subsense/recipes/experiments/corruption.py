@@ -12,6 +12,7 @@ from subsense.degradation import find
 from subsense.evaluation.finding import Chart, Finding, Look, Series
 from subsense.recipes.experiments.common import axis, facts, is_worse, own_column, scaled, show
 from subsense.recipes.experiments.corrupted import SEVERITIES, Corrupted, CorruptedCell, make_degrader
+from subsense.recipes.experiments.watched import alarms, learn, told
 from subsense.recipes.run.cache import Shelf
 from subsense.recipes.run.columns import Bench, adapted_column, load_or_train, shelf_of
 from subsense.recipes.run.job import Job
@@ -25,6 +26,8 @@ WAYS: dict[str, tuple[str, Look]] = {
     "better": ("better of both", "fine_tuned"),
     "quality": ("quality given", "second"),
     "trained": ("quality given, trained over severities", "adapted"),
+    "auto": ("found by a monitor", "other"),
+    "auto-trained": ("found by a monitor, trained over severities", "third"),
 }
 """What is done about a modality that fades -> heading and look; ``"better"`` is chosen cell by cell, in hindsight."""
 Cells = Sequence[CorruptedCell]
@@ -61,6 +64,7 @@ def corruption(job: Job, trained_on: Sequence[str] | None = None, kinds: Sequenc
             **{
                 "trained over severities of": ", ".join(seen),
                 "cells": f"{len(cells)}: one modality degraded in a combination of several, at severities 1 to 5",
+                "false alarms": _false_alarms(work),
                 "rows of severities and combinations": "held-out kinds",
             },
         ),
@@ -98,12 +102,18 @@ def _prepare(bench: Bench, seen: Sequence[str]) -> Corrupted:
     shelves = shelf_of(bench, plain), shelf_of(bench, faded)
     asked = recipe.evaluate.combinations
     origin = bench.origin(sets=[shelf.folder.name for shelf in shelves], combinations=asked)
-    return Corrupted(
-        bench,
-        load_or_train(bench.job, shelves[0], plain.name),
-        load_or_train(bench.job.variant(variant), shelves[1], faded.name),
-        Shelf.of(bench.job.columns, "corruption", origin),
-    )
+    own = load_or_train(bench.job, shelves[0], plain.name)
+    other = load_or_train(bench.job.variant(variant), shelves[1], faded.name)
+    for robust in (own, other):
+        learn(bench, robust, seen)
+    return Corrupted(bench, own, other, Shelf.of(bench.job.columns, "corruption", origin))
+
+
+def _false_alarms(work: Corrupted) -> str:
+    """Say how often the monitor doubts healthy input of the test part."""
+    assert work.plain.monitor is not None
+    rung, looked = alarms(work.plain, work.bench.job.test_batches())
+    return told(rung, looked, work.plain.monitor.false_alarms) if looked else "nothing is watched"
 
 
 def _with_better(bench: Bench, cell: CorruptedCell) -> CorruptedCell:
@@ -138,7 +148,9 @@ def _say(bench: Bench, cells: Cells) -> str:
     return (
         f"On kinds that no training saw: kept as they are {value('kept')}, declared missing {value('missing')}, the "
         f"better of both in each cell {value('better')}, with their quality given {value('quality')}, trained over "
-        f"severities {value('trained')}. The last is below the better of both for {', '.join(below) or 'no kind'}."
+        f"severities {value('trained')}, which is below the better of both for {', '.join(below) or 'no kind'}. Where "
+        f"nothing but a monitor says how good the input is: {value('auto')}, trained over severities "
+        f"{value('auto-trained')}."
     )
 
 

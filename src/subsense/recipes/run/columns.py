@@ -17,7 +17,7 @@ from subsense.evaluation.measure import Measure as MetricMeasure
 from subsense.evaluation.results import AdapterFacts
 from subsense.evaluation.results import Column as Measured
 from subsense.model.fingerprint import fingerprint
-from subsense.recipes.progress import note
+from subsense.recipes.progress import Pace, note
 from subsense.recipes.run.cache import Cell, Shelf
 from subsense.recipes.run.calibrate import solve_sets
 from subsense.recipes.run.job import Job
@@ -106,11 +106,12 @@ def fill_column(bench: Bench, column: Column, combinations: Iterable[ss.Combinat
         note(f"{column.name}: {len(kept)} of {len(asked)} combinations kept from an earlier run")
     if len(kept) < len(asked):
         measure = column.prepare(shelf)
-        for number, combination in enumerate(asked, 1):
-            if combination not in kept:
-                note(f"{column.name}: {combination} ({number} of {len(asked)})")
-                kept[combination] = measure(combination)
-                shelf.put(combination, kept[combination])
+        lacking = [one for one in asked if one not in kept]
+        pace = Pace(len(lacking))
+        for combination in lacking:
+            note(f"{column.name}: {combination} ({pace.left()})")
+            kept[combination] = measure(combination)
+            shelf.put(combination, kept[combination])
     return {one: kept[one] for one in asked}
 
 
