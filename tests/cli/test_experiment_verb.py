@@ -133,7 +133,8 @@ def test_confidence_is_calibrated_on_one_half_and_measured_on_the_other(three: P
     assert "on 20 rows of the test part, measured on the other 20" in text
     assert "60.0% to 95.0%" in finding.facts["coverage"]  # binomial, 12 to 19 of 20
     assert "wrong" in finding.header
-    assert len(finding.charts[0].series) == 1, "every row is its own group"
+    assert [series.name for series in finding.charts[0].series] == ["rows like those", "calibrated on rows trained on"]
+    assert "by groups" not in finding.header, "every row is its own group"
 
 
 def test_unseen_combinations_are_served_by_the_nearest_set_or_by_summed_rows(three: Path) -> None:

@@ -459,6 +459,19 @@ def test_sliders_fade_one_modality_at_a_time_in_chromium(clean, tmp_path, robust
     assert clean.run(label) == item.faded["view@25"].adapted.label
 
 
+def test_every_number_has_its_interval(robust, items):
+    batch = {name: torch.stack([inputs[name] for inputs, _ in items]) for name in robust.modalities}
+    results = ss.evaluate(robust.eval(), [(batch, torch.tensor([0, 1, 2]))], metric="accuracy", progress=False)
+    assert all(set(row.intervals) == {"pretrained", "adapted"} for row in results.rows)
+    low, high = results["view"].intervals["adapted"]
+    assert 0 <= low <= results["view"].adapted <= high <= 1
+    text = page(results)
+    assert text.count("<small>") == 2 * len(results.rows) + page(make_results()).count("<small>")
+    assert f"<small>{100 * low:.1f}–{100 * high:.1f}</small>" in text
+    assert "95 % bootstrap interval" in text
+    assert "95 % bootstrap interval" not in page(make_results())
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_recovery_is_hidden_where_nothing_was_trained_to_compare_with(shown):
     text = page(make_results(values={"rgb": (0.5, 0.7, 0.75 if shown else None), "depth": (0.2, 0.4, None)}))

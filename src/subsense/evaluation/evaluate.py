@@ -174,6 +174,11 @@ class _Table:
         found = self.reliable.get(combination)
         return found.compute() if found and found.sums[0] else None
 
+    def intervals(self, combination: Combination) -> dict[str, tuple[float, float]]:
+        """Give the bootstrap intervals of a combination, by column."""
+        found = {column: self.measures[owner, column].interval() for owner, column in self.runs if owner == combination}
+        return {column: interval for column, interval in found.items() if interval}
+
     def not_finite(self, combination: Combination) -> dict[str, int]:
         """Count the rows of a combination whose output is NaN or infinite, by column."""
         counts = {column: self.measures[owner, column].num_not_finite for owner, column in self.runs
@@ -286,6 +291,7 @@ def _results(
                 combination=str(one),
                 count=table.counts[one],
                 not_finite=table.not_finite(one),
+                intervals=table.intervals(one),
                 reliability=table.reliability(one),
                 **rows[one],
             )

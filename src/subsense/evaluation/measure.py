@@ -15,6 +15,7 @@ from subsense.model.scores import are_finite
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
+    from subsense.evaluation.intervals import Bootstrap
 
 Unit = Literal["fraction", "value"]
 Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -45,6 +46,7 @@ class Measure:
         convention: str = "",
         finish: Callable[[Tensor], float] = float,
         of_classes: bool = False,
+        resampled: Callable[[], Bootstrap] | None = None,
     ) -> None:
         self.name = name
         self.higher_is_better = higher_is_better
@@ -54,6 +56,8 @@ class Measure:
         self._prepare = prepare
         self._finish = finish
         self._of_classes = of_classes
+        self._resampled = resampled
+        self._bootstrap = resampled() if resampled else None
         self.num_not_finite = 0
         self._metric: Metric | None = None
         self._device = torch.device("cpu")
@@ -66,6 +70,7 @@ class Measure:
         """Make an empty measure of the same kind, on the same device."""
         facts: dict[str, Any] = {"higher_is_better": self.higher_is_better, "unit": self.unit}
         facts |= {"convention": self.convention, "finish": self._finish, "of_classes": self._of_classes}
+        facts |= {"resampled": self._resampled}
         return Measure(self.name, self._make, self._prepare, **facts).to(self._device)
 
     def to(self, device: torch.device | str) -> Measure:
@@ -96,6 +101,12 @@ class Measure:
         self._is_empty = False
         if scores.numel() and not self.num_not_finite:
             self._ready(scores).update(scores, target)
+            if self._bootstrap:
+                self._bootstrap.update(scores, target)
+
+    def interval(self) -> tuple[float, float] | None:
+        """Give the 95 % bootstrap interval over rows; None where there is none, as of a metric of the caller's own."""
+        return None if self._bootstrap is None or self.num_not_finite else self._bootstrap.interval()
 
     def compute(self) -> float:
         """Give the measure over everything since the start or the last `reset`.
@@ -116,6 +127,7 @@ class Measure:
         self._metric = None
         self._is_empty = True
         self.num_not_finite = 0
+        self._bootstrap = self._resampled() if self._resampled else None
 
     def _ready(self, scores: Tensor) -> Metric:
         """Give the torchmetrics object, made when the first scores say how many classes there are."""

@@ -15,6 +15,7 @@ from subsense.errors import MetricError, closest
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
+from subsense.evaluation.intervals import ADDITIVE, Bootstrap
 from subsense.evaluation.measure import Measure, Prepare, Unit
 
 """Scores and target as the network and the data give them -> as torchmetrics wants them."""
@@ -196,7 +197,8 @@ def _build_named(name: str, num_classes: int | None, ignore_index: int | None) -
     parts = [kind.convention] if kind.convention else []
     if ignore_index is not None:
         parts.append(f"labels of {ignore_index} don't count")
-    measure = partial(Measure, kind.name, higher_is_better=kind.higher_is_better, unit=kind.unit,
+    resampled = partial(Bootstrap, ADDITIVE[key], ignore_index)
+    measure = partial(Measure, kind.name, resampled=resampled, higher_is_better=kind.higher_is_better, unit=kind.unit,
                       convention="; ".join(parts), finish=kind.finish)  # fmt: skip
     if kind.prepare is None:
         make = partial(_make_of_classes, kind, num_classes, ignore_index)

@@ -65,6 +65,7 @@ class Row(_Frozen):
 
     `compared` holds the values of the methods of a comparison, by the names of `Results.compared`. `not_finite` says,
     by column, for how many rows of data the output was NaN or infinite; such a column isn't scored, its value is NaN.
+    `intervals` holds, by column, the 95 % bootstrap interval over rows.
     """
 
     combination: str
@@ -75,6 +76,7 @@ class Row(_Frozen):
     fine_tuned: float | None = None
     compared: dict[str, float | None] = {}
     not_finite: dict[str, int] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     reliability: Reliability | None = None
 
     def value(self, column: str) -> float | None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from subsense.evaluation.results import AdapterFacts, Results, Row
 
 ABSENT = "–"
+INTERVALS = (
+    "95 % bootstrap over rows, where they are shown; columns share rows, so they differ more surely than it looks"
+)
 MEANINGS = "ECE and Brier score as they are, and after the temperature (/T); floor: about the ECE of true confidence"
 
 

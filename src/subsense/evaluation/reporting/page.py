@@ -38,18 +38,23 @@ def page(results: Results, examples: Examples | None = None) -> str:
         tiles=_tiles(results),
         modalities=list(results.modalities),
         examples=_plain(examples) if examples else None,
+        has_intervals=any(row.intervals for row in results.rows),
         reliability=wording.reliability(results),
     )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Hold one value: its text, its number for sorting, and its strength from 0 (worst) to 1 (best) in the heat map."""
+    """Hold one value: its text, its number for sorting, its strength from 0 (worst) to 1 (best) in the heat map.
+
+    And its bootstrap interval, as text.
+    """
 
     column: str
     text: str
     number: float | None
     heat: float | None
+    interval: str
 
 
 @dataclass(frozen=True)
@@ -89,14 +94,21 @@ class _Table:
         return Line(
             combination=row.combination,
             count=row.count,
-            cells=[Cell(column, self.results.cell(row, column), _finite(value), self._heat(value))
-                   for column, value in values.items()],
+            cells=[self._cell(row, column, value) for column, value in values.items()],
             recovery=show_share(recovery),
             recovery_number=_finite(recovery),
             marks={column: self._place(value) for column, value in values.items()
                    if column in COLUMNS and value is not None and math.isfinite(value)},
             is_loss=(gain < 0) == self.results.higher_is_better and gain != 0,
         )  # fmt: skip
+
+    def _cell(self, row: Row, column: str, value: float | None) -> Cell:
+        text, interval = self.results.cell(row, column), self._interval(row, column)
+        return Cell(column, text, _finite(value), self._heat(value), interval)
+
+    def _interval(self, row: Row, column: str) -> str:
+        """Write a bootstrap interval; nothing where there is none."""
+        return "–".join(wording.show(self.results, end) for end in row.intervals.get(column, ()))
 
     def ticks(self) -> list[tuple[float, str]]:
         """Give round values along the scale: place in percent, text."""

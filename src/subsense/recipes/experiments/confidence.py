@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import subsense as ss
 from subsense.evaluation.finding import Chart, Finding, Level, Look, Series
@@ -17,14 +18,18 @@ from subsense.recipes.run.columns import Bench, load_or_train, shelf_of
 from subsense.recipes.run.job import Job
 
 Found = Mapping[str, Reliability]
+Samples = Dataset[Any]
+OTHERS = {"groups": "by groups", "trained on": "by training"}
+"""How else it is calibrated -> heading of what is covered then."""
 INTERVAL = 0.95
 
 
 def confidence(job: Job, coverage: float = 0.9, risk: float | None = None) -> Finding:
     """Measure coverage and calibration of every combination on rows that calibrated nothing.
 
-    The test part is halved by the seed: row by row, so that both halves are alike (exchangeable); and, where its rows
-    come in groups of several (subjects, videos), by groups, so that they aren't.
+    The test part is halved by the seed: row by row, so that both halves are alike (exchangeable). What happens when
+    they aren't is shown by coverage after two other calibrations: where rows come in groups of several (subjects,
+    videos), on half of the groups, measured on the others; and on the very rows that the network was trained on.
 
     Args:
         job: the recipe's.
@@ -38,7 +43,12 @@ def confidence(job: Job, coverage: float = 0.9, risk: float | None = None) -> Fi
     splits = {"rows": _halves(len(groups), list(range(len(groups))), job.recipe.seed)}
     if len(set(groups)) < len(groups):
         splits["groups"] = _halves(len(groups), groups, job.recipe.seed)
-    found = {name: _measure(bench, robust, halves, coverage, risk) for name, halves in splits.items()}
+    test = job.data.test
+    parts: dict[str, tuple[Samples, Samples]] = {
+        name: (Subset(test, one), Subset(test, other)) for name, (one, other) in splits.items()
+    }
+    parts["trained on"] = job.data.train, parts["rows"][1]
+    found = {name: _measure(bench, robust, *both, coverage, risk) for name, both in parts.items()}
     by_rows, (first, count) = found["rows"], map(len, splits["rows"])
     return Finding(
         experiment="confidence",
@@ -53,9 +63,9 @@ def confidence(job: Job, coverage: float = 0.9, risk: float | None = None) -> Fi
             **({"groups": f"{len(set(groups))}, half of which calibrate"} if "groups" in splits else {}),
         ),
         header=("combination", "covered", "set", "ECE", "ECE/T", "floor", "Brier", "Brier/T",
-                *(("answers", "wrong") if risk else ()), *(("coverage, other groups",) if "groups" in splits else ())),
-        rows=tuple(_row(name, by_rows[name], found.get("groups", {}).get(name), risk is not None, "groups" in splits)
-                   for name in by_rows) + _means(found, risk is not None),
+                *(("answers", "wrong") if risk else ()), *(OTHERS[name] for name in found if name in OTHERS)),
+        rows=(*(_row(name, {way: some[name] for way, some in found.items()}, risk is not None) for name in by_rows),
+              _row("mean", {way: _mean(list(some.values())) for way, some in found.items()}, risk is not None)),
         says=_say(found, coverage, first, count),
         charts=(_chart(found, coverage),),
     )  # fmt: skip
@@ -72,12 +82,12 @@ def _halves(count: int, groups: Sequence[object], seed: int) -> tuple[list[int],
 
 
 def _measure(
-    bench: Bench, robust: ss.RobustModel, halves: tuple[list[int], list[int]], coverage: float, risk: float | None
+    bench: Bench, robust: ss.RobustModel, calibrating: Samples, new: Samples, coverage: float, risk: float | None
 ) -> dict[str, Reliability]:
     job = bench.job
     first, second = (
-        DataLoader(Subset(job.data.test, rows), job.recipe.evaluate.batch_size, collate_fn=ss.Collate(job.modalities))
-        for rows in halves
+        DataLoader(samples, job.recipe.evaluate.batch_size, collate_fn=ss.Collate(job.modalities))
+        for samples in (calibrating, new)
     )
     ss.confidence(robust, first, coverage=coverage, risk=risk, ignore_index=job.data.ignore_index)
     results = ss.evaluate(robust, second, metric=bench.metric, columns=["adapted"], progress=False)
@@ -104,17 +114,13 @@ def _exact(first: int, count: int, coverage: float) -> tuple[float, float]:
     return low / count, high / count
 
 
-def _row(name: str, one: Reliability, other: Reliability | None, has_risk: bool, has_groups: bool) -> tuple[str, ...]:
+def _row(name: str, found: Found, has_risk: bool) -> tuple[str, ...]:
+    one = found["rows"]
     cells = [f"{one.coverage:.1%}", f"{one.set_size:.2f}"]
     cells += [_number(value) for value in (one.ece_before, one.ece, one.ece_floor, one.brier_before, one.brier)]
     cells += [_share(one.answered), _share(one.risk)] if has_risk else []
-    cells += [_share(other.coverage if other else None)] if has_groups else []
+    cells += [_share(found[way].coverage) for way in OTHERS if way in found]
     return name, *cells
-
-
-def _means(found: Mapping[str, Found], has_risk: bool) -> tuple[tuple[str, ...], ...]:
-    means = {name: _mean(list(some.values())) for name, some in found.items()}
-    return (_row("mean", means["rows"], means.get("groups"), has_risk, "groups" in found),)
 
 
 def _mean(some: Sequence[Reliability]) -> Reliability:
@@ -149,14 +155,25 @@ def _say(found: Mapping[str, Found], coverage: float, first: int, count: int) ->
     mean = _mean(some)
     if mean.ece is not None and mean.ece_before:
         says.append(f"The temperatures leave {mean.ece / mean.ece_before:.0%} of the mean calibration error.")
-    if others := found.get("groups"):
-        shares = [one.coverage for one in others.values()]
-        says.append(f"Calibrated on some groups and measured on others, it is {min(shares):.1%} to {max(shares):.1%}.")
+    words = {
+        "groups": "Calibrated on some groups and measured on others",
+        "trained on": "Calibrated on the rows trained on",
+    }
+    for way, calibrated in words.items():
+        if others := found.get(way):
+            shares = [one.coverage for one in others.values()]
+            says.append(
+                f"{calibrated}, it is {min(shares):.1%} to {max(shares):.1%}, {_average(shares):.1%} on average."
+            )
     return tuple(says)
 
 
 def _chart(found: Mapping[str, Found], coverage: float) -> Chart:
-    words: dict[str, tuple[str, Look]] = {"rows": ("rows like those", "adapted"), "groups": ("other groups", "other")}
+    words: dict[str, tuple[str, Look]] = {
+        "rows": ("rows like those", "adapted"),
+        "groups": ("other groups", "other"),
+        "trained on": ("calibrated on rows trained on", "second"),
+    }
     names = list(found["rows"])
     return Chart(
         x_label="combination",

@@ -20,11 +20,13 @@ class Cell:
     """Hold what was measured for one combination, on `count` rows of data; None where no row has it.
 
     For `num_not_finite` of the rows the output was NaN or infinite; with any, the value is NaN.
+    `interval` is its bootstrap interval.
     """
 
     value: float | None
     count: int
     num_not_finite: int = 0
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Bench:
             **baseline,
         )
         row = results[str(combination)]
-        return Cell(row.value(column), row.count, row.not_finite.get(column, 0))
+        return Cell(row.value(column), row.count, row.not_finite.get(column, 0), row.intervals.get(column))
 
 
 @dataclass(frozen=True)

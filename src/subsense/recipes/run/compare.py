@@ -119,6 +119,11 @@ def assemble(
                 for name, column in {**cells, **compared}.items()
                 if one in column and column[one].num_not_finite
             },
+            intervals={
+                name: interval
+                for name, column in {**cells, **compared}.items()
+                if one in column and (interval := column[one].interval)
+            },
             **values[one],
         )
         for one in asked
