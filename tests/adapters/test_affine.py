@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from typing import Any
@@ -207,9 +208,9 @@ def test_what_another_hook_saw_stays(prepend: bool) -> None:
     assert len(seen) == 2
 
 
-@pytest.fixture
-def kept() -> Iterator[list[Tensor]]:
-    """Gather what autograd keeps."""
+@contextmanager
+def keeping() -> Iterator[list[Tensor]]:
+    """Gather what autograd keeps; a forward before has taught which outputs stay as they are."""
     found: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -232,12 +233,12 @@ class Deep(nn.Module):
         return self.head(self.blocks(self.first(left) + right))
 
 
-def test_nothing_is_kept_twice(kept: list[Tensor]) -> None:
+def test_nothing_is_kept_twice() -> None:
     robust = with_sets(ss.adapt(Deep(), {"left": "64 16", "right": "64 16"}, exclude=["head"])).train()
     batch = {"left": torch.randn(8, 64, 16)}
     robust(batch)
-    kept.clear()
-    output = robust(batch)
+    with keeping() as kept:
+        output = robust(batch)
     large = {tensor.untyped_storage().data_ptr() for tensor in kept if tensor.numel() == 8 * 64 * 16}
     assert len(large) == 5  # first's output, the norms' inputs (a block's own and GELU's output), and GELU's inputs
     output.sum().backward()
@@ -278,7 +279,7 @@ def test_a_copy_has_the_statistics_of_its_own_network() -> None:
         assert torch.equal(copied(batch), expected)
 
 
-def test_low_memory_keeps_no_norms_output(kept: list[Tensor]) -> None:
+def test_low_memory_keeps_no_norms_output() -> None:
     batch, found, sizes = {name: torch.randn(8, 64, 16).double() for name in ("left", "right")}, {}, {}
     present = torch.tensor([[True, False], [False, True]] * 4)
     for memory in ("normal", "low"):
@@ -287,8 +288,8 @@ def test_low_memory_keeps_no_norms_output(kept: list[Tensor]) -> None:
         robust = with_sets(ss.adapt(Deep().double(), spec, exclude=["head"], memory=memory)).train()
         assert robust.memory == memory
         model_gradients(robust, batch, present)
-        kept.clear()
-        found[memory] = model_gradients(robust, batch, present)
+        with keeping() as kept:
+            found[memory] = model_gradients(robust, batch, present)
         sizes[memory] = len({one.untyped_storage().data_ptr() for one in kept if one.numel() == 8 * 64 * 16})
     assert close(found["low"], found["normal"])
     assert sizes == {"normal": 7, "low": 5}
@@ -296,7 +297,9 @@ def test_low_memory_keeps_no_norms_output(kept: list[Tensor]) -> None:
 
 def test_another_word_for_memory_is_refused() -> None:
     network = Deep()
-    with pytest.raises(ss.PlanError, match=r"memory: expected one of normal, low, but found 'lo'. Did you mean 'low'"):
+    with pytest.raises(
+        ss.PlanError, match=r"memory: expected one of normal, low, checkpoint, but found 'lo'. Did you mean 'low'"
+    ):
         ss.adapt(network, {"left": "64 16", "right": "64 16"}, memory="lo")
     assert all(parameter.requires_grad for parameter in network.parameters())
 

@@ -69,4 +69,4 @@ def test_a_kind_that_cannot_be_declared_is_refused() -> None:
     declared = ss.LayerClass(Own, kind="conv", axis=-1)
     with pytest.raises(ss.UnsupportedLayer, match="kind 'conv'; expected one of linear, norm"):
         ss.plan(nn.Sequential(Own(2, 2)), layers=[declared])
-    assert [name for name, kind in KINDS.items() if kind.product is None] == ["norm", "gain"]
+    assert [name for name, kind in KINDS.items() if kind.product is None] == ["norm", "gain", "table"]

@@ -163,7 +163,11 @@ def test_every_wrapper_is_where_we_look() -> None:
 
     found = private.loaded(_WRAPPERS)
     assert len(found) == len(_WRAPPERS)
-    assert {nn.DataParallel, nn.parallel.DistributedDataParallel, torch.distributed.fsdp.FSDPModule} <= set(found)
+    assert {
+        nn.DataParallel,
+        nn.parallel.DistributedDataParallel,
+        torch.distributed.fsdp.FullyShardedDataParallel,
+    } <= set(found)
     assert isinstance(torch.compile(nn.Linear(1, 1)), tuple(found))
     with pytest.raises(AttributeError):
         private.loaded({"torch.nn.parallel:Renamed": "why"})

@@ -99,7 +99,7 @@ def run(folder: Path, when: str, count: int) -> list[dict[str, torch.Tensor]]:
         launch += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
     done = subprocess.run(
         [*launch, str(script), str(folder), when], capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(folder / f"{when}-{index}.pt") for index in range(count)]

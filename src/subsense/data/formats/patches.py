@@ -21,6 +21,7 @@ class Patches(Part):
         seed: of all draws.
         ignore: label that doesn't count as foreground.
 
+    >>> import torch
     >>> from subsense.data.base import FileSamples
     >>> label = torch.zeros(6, 6, 6).index_fill(0, torch.tensor([5]), 1)
     >>> volumes = FileSamples(lambda index: ({"t1": torch.zeros(1, 6, 6, 6)}, label), groups=["case"])

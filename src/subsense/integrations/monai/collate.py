@@ -18,15 +18,13 @@ class DictCollate:
 
     A sample is a dictionary, or a list of them (the patches of `RandCropByPosNegLabeld`, each of which is a row). It
     holds one entry for each modality, of which any may be absent or None (`LoadImaged(..., allow_missing_keys=True)`),
-    or all of them as the channels of one entry. Tensors come out plain, without MONAI's metadata.
+    or all of them as the channels of one entry. Tensors come out plain, without MONAI's metadata: a call gives
+    ``({modality: tensor (batch, ...), "present": bool (batch, modality)}, target)``, or the inputs alone.
 
     Args:
         modalities: as passed to `adapt`, or `RobustModel.modalities`.
         label: the entry with the target; None: there is none.
         image: the entry whose channels are the modalities, in declared order; None: an entry for each.
-
-    Returns:
-        ``({modality: tensor (batch, ...), "present": bool (batch, modality)}, target)``, or the inputs alone.
 
     Raises:
         InputError: a sample of another form, without its label, or with another number of channels.
