@@ -4,8 +4,9 @@
 
 Two servers of the same network run: one takes up to 16 rows into a pass, one takes each alone. In each round 16 clients
 ask either, and one client asks the first in a loop of single requests; another way begins with each round. Requests
-go through all combinations of the modalities in turn. Clients and servers share the processor. Throughput is the median of the rounds, and as a
-ratio to the loop of the same round; p99 is that of all requests. Weights and adapter sets are drawn with seed 0.
+go through all combinations of the modalities in turn. Clients and servers share the processor. Throughput is the median
+of the rounds, and as a ratio to the loop of the same round; p99 is that of all requests. Weights and adapter sets are
+drawn with seed 0.
 Prints a Markdown table. Needs ``subsense[serve]``.
 """
 
@@ -23,7 +24,6 @@ import platform
 import socket
 import statistics
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -74,7 +74,7 @@ def serve(index: int, port: int, max_batch_size: int) -> None:
 
 def bodies(index: int) -> list[bytes]:
     """Give one request for each combination, the arrays in base64."""
-    name, _, draw = cases("independent")[index]
+    _, _, draw = cases("independent")[index]
     row = draw(1)
     everything = [some for size in range(1, len(row) + 1) for some in itertools.combinations(row, size)]
     return [
@@ -117,7 +117,7 @@ def measure(index: int, rounds: int, each: int) -> dict[str, Times]:
     """Start both servers, and ask them in turns."""
     ports = _free(), _free()
     context = multiprocessing.get_context("spawn")
-    servers = [context.Process(target=serve, args=(index, port, most)) for port, most in zip(ports, (16, 1), strict=True)]
+    servers = [context.Process(target=serve, args=given) for given in ((index, ports[0], 16), (index, ports[1], 1))]
     ways: dict[str, Way] = {
         "loop of single requests": (ports[0], 1),
         "16 clients, a row a pass": (ports[1], CLIENTS),
@@ -152,9 +152,8 @@ def _free() -> int:
 
 
 def _wait(port: int, body: bytes) -> None:
-    until: Callable[[], bool] = lambda: time.monotonic() < end
     end = time.monotonic() + 120
-    while until():
+    while time.monotonic() < end:
         try:
             ask(port, [body])
         except OSError:

@@ -41,9 +41,7 @@ class Small:
 
 
 SMALL = {
-    "digits": Small(
-        lambda: zoo.build("digits-transformer"), dict.fromkeys(("nw", "ne", "sw", "se"), "1 4 4"), 64, 10
-    ),
+    "digits": Small(lambda: zoo.build("digits-transformer"), dict.fromkeys(("nw", "ne", "sw", "se"), "1 4 4"), 64, 10),
     "utd-mhad": Small(
         lambda: zoo.build("utd-mhad-transformer"),
         {"skeleton": "50 60", "accelerometer": "100 3", "gyroscope": "100 3", "depth": "3 60 80"},

@@ -1,6 +1,5 @@
 """The Python on the pages runs as a reader would run it, with a network and loaders of the reader's own."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,16 @@ MODALITIES = {"rgb": "3 H W", "thermal": "1 H W"}
 Rows = list[tuple[dict[str, Tensor], Tensor]]
 
 
+def encoder(channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 16))
+
+
 class Cameras(nn.Module):
     """Tell the brighter half of a picture from two cameras, given as a list."""
 
     def __init__(self) -> None:
         super().__init__()
-        encode = lambda channels: nn.Sequential(nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 16))
-        self.rgb, self.thermal, self.head = encode(3), encode(1), nn.Linear(16, 2)
+        self.rgb, self.thermal, self.head = encoder(3), encoder(1), nn.Linear(16, 2)
 
     def forward(self, pictures: list[Tensor]) -> Tensor:
         return self.head(torch.relu(self.rgb(pictures[0]) + self.thermal(pictures[1])))
@@ -122,7 +124,9 @@ def test_stand_ins(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def one_process() -> Iterator[Callable[[], None]]:
-    yield lambda: torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield lambda: torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
