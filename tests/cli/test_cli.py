@@ -257,6 +257,7 @@ def test_evaluate_prints_the_table_and_writes_every_form(trained: Path) -> None:
         assert Path(f"run/results.{suffix}").stat().st_size > 200
     results = ss.Results.load("run/results.json")
     assert results["left"].dedicated is not None
+    assert set(results["left"].intervals) == {"pretrained", "adapted", "dedicated", "fine_tuned"}
     assert results["right"].dedicated is None
     assert results.seed == 0
 
