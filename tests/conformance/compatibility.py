@@ -164,8 +164,8 @@ def _not_there() -> Iterator[str]:
     yield "\n## Not in the table\n"
     yield (
         f"transformers {version('transformers')} has neither ImageBind nor TVLT, and its Gemma 3n needs timm. "
-        "Networks on a GPU, networks split "
-        "over several devices, and weights quantised by other libraries than torch's own were not tried."
+        "Networks on a GPU and networks split "
+        "over several devices were not tried. Weights in 8 and 4 bits: see [large networks](large-networks.md)."
     )
     yield ""
 

@@ -40,7 +40,7 @@ def strange_tensor(module: nn.Module) -> str | None:
         kind = type(parameter)
         plain = (nn.Parameter, nn.UninitializedParameter, *loaded({"torch.distributed.tensor:DTensor": ""}))
         if parameter is not None and kind not in plain:  # how a DTensor is split is looked at before
-            return f"its {name} is a {kind.__name__}, no plain parameter, so nothing can be folded into it; exclude it"
+            return f"its {name} is a {kind.__name__}, no plain parameter"
     return None
 
 
