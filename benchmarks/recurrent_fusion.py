@@ -5,8 +5,8 @@
 An LSTM for each modality, a fourth over their states side by side, a linear head, as in bc-LSTM (Poria et al., ACL
 2017): on CMU-MOSI, utterance features with those of the seven utterances before, the published split; on UTD-MHAD's
 three series, 25 instants of each, cross-subject. Trained with everything present, then adapted jointly. Nothing was
-chosen on any part: settings are the library's own. `LSTMs left out` is `exclude`, which leaves the head alone. Prints a Markdown table:
-accuracy on the test part over the six incomplete combinations (mean and spread over seeds).
+chosen on any part: settings are the library's own. `LSTMs left out` is `exclude`, which leaves the head alone. Prints a
+Markdown table: accuracy on the test part over the six incomplete combinations (mean and spread over seeds).
 """
 
 from __future__ import annotations
