@@ -323,7 +323,7 @@ LANGUAGE_MODELS = {
                                "projector_output_dim": 16, "vision_output_dim": 16,
                                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
                 image_token_index=IMAGE),
-        4, options={"exclude": ["*.router"]}, note="its experts' weights are packed; adapted as a whole",
+        4, note="its experts' weights are packed; adapted as a whole",
     ),
 }  # fmt: skip
 

@@ -180,6 +180,7 @@ def _alone(layer: Layer | UnsupportedLayer, module: nn.Module, holders: Mapping[
 def _describe(
     path: str, module: nn.Module, why_foreign: str | None, known: Known
 ) -> Iterable[Layer | UnsupportedLayer]:
+    from subsense.adapters.layers.probe import NO_TENSOR
     from subsense.adapters.layers.quantised import quantised_layer, quantiser_of
 
     if not why_foreign and (library := quantiser_of(module)):
@@ -197,6 +198,7 @@ def _describe(
         if isinstance(found, Layer):
             return (found,)
         fault = found
+        base = None if NO_TENSOR in fault else base
     if not (why_foreign or base):  # it holds what a layer holds, and is none
         return ()
     return (UnsupportedLayer(f"{path or 'the network'} ({type(module).__name__}): {fault}"),)
