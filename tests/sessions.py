@@ -4,6 +4,7 @@ import doctest
 import re
 from pathlib import Path
 
+DOCS = Path(__file__).parents[1] / "docs"
 NOT_WORDS = re.compile(r"[\d.,%<>A-Z -]+|torch \S+")
 NUMBER = re.compile(r"-?\d+\.\d+")
 FINGERPRINT = re.compile(r"\b(xxh3:)?[0-9a-f]{12}\b")
@@ -22,6 +23,11 @@ class Checker(doctest.OutputChecker):
         )
         words = [NOT_WORDS.sub(" ", FINGERPRINT.sub("", text)) for text in (want, got)]
         return near and super().check_output(*words, optionflags)
+
+
+def python_blocks(name: str) -> list[str]:
+    """Give the blocks of Python of a page in docs, in order."""
+    return re.findall(r"^```python\n(.*?)^```", (DOCS / f"{name}.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def run(page: Path, text: str | None = None) -> doctest.TestResults:
