@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import csv
 import statistics
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,20 +53,33 @@ class Recurrent(nn.Module):
 
 
 class Windows:
-    """Give each utterance with those before it in its video; zeros before the first."""
+    """Give each utterance with those spoken before it in its video; zeros before the first.
 
-    def __init__(self, samples: Any) -> None:
+    The published tables are sorted by label, so that what stands before an utterance there gives its label away; what
+    was spoken before is told by the numbers in the transcripts' names.
+    """
+
+    def __init__(self, samples: Any, part: str, root: Path) -> None:
         self.samples = samples
-        self.first: dict[str, int] = {}
-        for index, group in enumerate(samples.groups):
-            self.first.setdefault(group, index)
+        folder = root / "cmu_mosi"
+        with (folder / "transcripts.csv").open(encoding="utf-8-sig", newline="") as file:
+            names = [row[0] for row in csv.reader(file)]
+        with (folder / f"index_text_{part}.csv").open(encoding="utf-8-sig", newline="") as file:
+            own = [names[int(row[0])].rpartition("_") for row in csv.reader(file)]
+        assert [video for video, _, _ in own] == list(samples.groups)
+        spoken: dict[str, list[tuple[int, int]]] = {}
+        for index, (video, _, number) in enumerate(own):
+            spoken.setdefault(video, []).append((int(number), index))
+        self.before: dict[int, list[int]] = {}
+        for places in spoken.values():
+            order = [index for _, index in sorted(places)]
+            self.before |= {index: order[max(0, at - BEFORE) : at + 1] for at, index in enumerate(order)}
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Any]:
-        begin = max(self.first[self.samples.groups[index]], index - BEFORE)
-        rows = [self.samples[at][0] for at in range(begin, index + 1)]
+        rows = [self.samples[at][0] for at in self.before[index]]
         own = {name: torch.stack([row[name] for row in rows]) for name in ("text", "audio", "video")}
         return {name: F.pad(one, (0, 0, BEFORE + 1 - len(one), 0)) for name, one in own.items()}, self.samples[index][1]
 
@@ -72,7 +87,7 @@ class Windows:
 class Series:
     """Give three series of a clip, 25 instants of each."""
 
-    def __init__(self, samples: Any) -> None:
+    def __init__(self, samples: Any, part: str, root: Path) -> None:
         self.samples = samples
 
     def __len__(self) -> int:
@@ -92,8 +107,8 @@ SETS = {
 def run(name: str, seed: int, loaded: Any, options: argparse.Namespace) -> dict[str, tuple[float, ...]]:
     wrap, sizes, length, classes = SETS[name]
     axes = {one: f"{length} {size}" for one, size in sizes.items()}
-    train = DataLoader(wrap(loaded.train), batch_size=32, shuffle=True)
-    test = DataLoader(wrap(loaded.test), batch_size=256)
+    train = DataLoader(wrap(loaded.train, "train", options.root), batch_size=32, shuffle=True)
+    test = DataLoader(wrap(loaded.test, "test", options.root), batch_size=256)
     torch.manual_seed(seed)
     network = Recurrent(sizes, classes)
     baselines.pretrain(network, axes, train, loss=F.cross_entropy, epochs=options.epochs, seed=seed, progress=False)
@@ -114,7 +129,7 @@ def run(name: str, seed: int, loaded: Any, options: argparse.Namespace) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True)
+    parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=20, help="of training with everything, and of adapting")
     parser.add_argument("--only", nargs="+", choices=SETS, default=list(SETS))
