@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from subsense.adapters.layers.foreign import strange_tensor
 from subsense.errors import TrainingError
 from subsense.evaluation.measure import Measure
 from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities
@@ -218,7 +219,18 @@ def _train_weights(
     with random_state_kept():
         seed_everything(checked.seed, "network")
         filled = make()
+    _check_trainable(filled.network)
     for parameter in filled.network.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     fit(Run(Weights(filled), loader, objective, parts, checked, validation, {"strategy": kind}))
     return filled.network.eval()
+
+
+def _check_trainable(network: nn.Module) -> None:
+    """Raise `TrainingError` for weights of a class of their own: codes of 8 or 4 bits can't be trained."""
+    for path, module in network.named_modules():
+        if why := strange_tensor(module):
+            raise TrainingError(
+                f"{path or 'the network'} ({type(module).__name__}): {why}, and can't be trained; train a network "
+                "whose weights are plain, as it was before quantising"
+            )
