@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from subsense.deployment.export import TRACED_ROWS, compare, first_of, take_rows, tensors_of, trace_inputs
+from subsense.deployment.beside import written_beside
+from subsense.deployment.export import TRACED_ROWS, Different, compare, first_of, take_rows, tensors_of, trace_inputs
 from subsense.deployment.onnx_sets import OTHER_ROWS, OnnxSets
 from subsense.errors import FoldError
 from subsense.modalities import Combination
@@ -32,6 +35,8 @@ def export(
     ``.pt2``: one program of `torch.export`, called as the model is: ``program(inputs, present)``, bool `present`
     (batch, modality), rows that lack different modalities together. All modalities have to be passed.
 
+    What was written takes its place when it has been checked: where anything fails, the files are as they were.
+
     Args:
         robust: the adapted network; it stays as it is.
         path: the file to write, ``.onnx`` or ``.pt2``.
@@ -43,7 +48,9 @@ def export(
 
     Raises:
         FoldError: another ending; a modality that is left out (fill ``"omit"``), or missing from the example; nothing
-            is trained; the network can't be exported; what was written gives other numbers.
+            is trained; adapters in the weights of recurrent layers or packed experts, which take one set for all rows
+            of a batch; the network can't be exported; what was written gives other numbers.
+        WriteError: a file can't be written there.
 
     >>> import tempfile, torch
     >>> from torch import nn
@@ -64,12 +71,21 @@ def export(
     (['left', 'right'], torch.Size([2, 3]))
     """
     path, served = Path(path), _check(robust, Path(path), example)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with evaluating(robust), torch.no_grad():
+    with evaluating(robust), torch.no_grad(), _refused(), written_beside(path) as part:
         if path.suffix == ".pt2":
-            _write_program(robust, path, example, free_batch)
+            _write_program(robust, part, example, free_batch)
             return dict.fromkeys(served, path)
-        return OnnxSets(robust, path, example, free_batch).write(served)
+        files = OnnxSets(robust, part, example, free_batch).write(served)
+        return {one: path.with_name(file.name) for one, file in files.items()}
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Raise what the user knows where numbers differ."""
+    try:
+        yield
+    except Different as error:
+        raise FoldError(str(error)) from error
 
 
 def _check(robust: RobustModel, path: Path, example: Inputs) -> dict[Combination, int]:
@@ -80,6 +96,13 @@ def _check(robust: RobustModel, path: Path, example: Inputs) -> dict[Combination
         raise FoldError(
             f"export: nothing stands in for {', '.join(sorted(robust.call.omits))} (fill 'omit'), so the network runs "
             "in another way for each combination; write one file for each: subsense.fold(..., onnx=...)"
+        )
+    if wholes := robust.plan.wholes:
+        raise FoldError(
+            f"export: {', '.join(f'{layer} ({cls})' for layer, cls in wholes.items())}: adapted in the layer's own "
+            "weights, one set for all rows of a batch, which a file with all sets can't choose; write one file for "
+            "each combination: subsense.fold(robust, combination, onnx=..., example=...), or adapt without these "
+            f"layers: exclude={list(wholes)}"
         )
     if absent := [name for name in robust.modalities if example.get(name) is None]:
         raise FoldError(f"export: expected an example with every modality, but it lacks {', '.join(absent)}")
@@ -106,7 +129,8 @@ def _write_program(robust: RobustModel, path: Path, example: Inputs, free_batch:
     for count in (OTHER_ROWS, rows) if free_batch else (rows,):
         inputs = take_rows(example, count)
         for present in _presences(robust, count):
-            compare(path, tensors_of(robust(inputs, present)), tensors_of(again(inputs, present.to(args[1].device))))
+            found = again(inputs, present.to(args[1].device))
+            compare(path.name, tensors_of(robust(inputs, present)), tensors_of(found))
 
 
 def _presences(robust: RobustModel, rows: int) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from subsense.adapters.folding import fold_sets
 from subsense.adapters.layers.computed import make_plain, refresh
 from subsense.adapters.layers.layer import Slot
 from subsense.adapters.layers.quantised import make_linear, unfoldable
+from subsense.deployment.beside import written_beside
 from subsense.deployment.drop_absent import draw_example, drop, present_arguments
 from subsense.deployment.export import Different, compare, write_export, write_onnx
 from subsense.deployment.keeping import guard_keeping
@@ -80,7 +81,8 @@ def fold(
     Raises:
         ModalityError, UntrainedCombination: there is no such set.
         FoldError: a file was asked for without an example, the network can't be exported, or what was folded or
-            exported gives other numbers.
+            exported gives other numbers; files are as they were then.
+        WriteError: a file can't be written there.
 
     >>> import torch
     >>> from torch import nn
@@ -114,14 +116,15 @@ def fold(
     if given is None:
         _warn_of_masks(robust, present)
         return folded
-    with _explained(robust, given):
+    with _explained(robust, given), ExitStack() as files:
         _check(robust, folded, given, quality)
         result = drop(robust.filled(folded), given, largest_constant) if drop_absent else folded
         args, kwargs = prepare(robust, given, drop_absent=drop_absent) if onnx or export else ((), {})
         for path, write in ((onnx, write_onnx), (export, write_export)):
             if path:
                 notes = _notes(robust, present, quality)
-                write(result, args, kwargs, Path(path), free_batch=drop_absent, notes=notes)
+                part = files.enter_context(written_beside(Path(path)))
+                write(result, args, kwargs, part, free_batch=drop_absent, notes=notes)
     return result
 
 
@@ -227,7 +230,7 @@ def _explained(robust: RobustModel, inputs: Inputs) -> Iterator[None]:
         batch = read(robust.modalities, inputs)
         with evaluating(robust):
             why = robust.execution.rounding.explain(robust.fill(batch), batch) or _nested(robust)
-        raise Different(f"{error}{why}") from error
+        raise FoldError(f"{error}{why}") from error
 
 
 def _warn_of_masks(robust: RobustModel, present: Combination) -> None:

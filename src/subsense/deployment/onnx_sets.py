@@ -155,7 +155,7 @@ class OnnxSets:
             numbers = [tensor.cpu().numpy() for tensor in tensors_of(given)]
             found = session.run(None, dict(zip(self._input_names(), numbers, strict=True)), options)
             expected = tensors_of(self.robust({name: inputs[name] for name in combination}))
-            compare(f"{self.path}, {combination}", expected, [torch.from_numpy(one) for one in found])
+            compare(f"{self.path.name}, {combination}", expected, [torch.from_numpy(one) for one in found])
 
 
 def input_names(modalities: Modalities) -> list[str]:

@@ -91,6 +91,11 @@ class Plan:
             [table, "", total, *self._rows(), *self._merged(), *self._reach(), *self.notes, *self._silent()]
         )
 
+    @property
+    def wholes(self) -> dict[str, str]:
+        """Give the layers that take one set for all rows of a batch, see `injection.whole_layers`: path -> class."""
+        return {site.layer.path: site.layer.class_name for site in self.sites if site.layer.whole}
+
     def silent(self) -> dict[str, tuple[str, ...]]:
         """Give the sites that the network doesn't call, by combination: adapters there have no effect for it."""
         keys = [site.key for site in self.sites]
