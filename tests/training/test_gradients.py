@@ -232,3 +232,19 @@ def test_distillation_near_its_goal_is_not_taken_for_steep() -> None:
     with torch.no_grad():
         network.b.weight.mul_(1e-3)
     assert ss.train(ss.adapt(network, MODALITIES), batches(), loss="distill", epochs=1, progress=False).steep == {}
+
+
+def test_nan_for_every_combination_does_not_name_them_all() -> None:
+    class Three(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, **inputs: Tensor) -> Tensor:
+            return self.head(sum(inputs.values(), torch.zeros(())))
+
+    names = ["a", "b", "c"]
+    batch = ({name: torch.randn(96, 4) for name in names}, torch.zeros(96).long())
+    robust = ss.adapt(Three(), dict.fromkeys(names, "4"))
+    with pytest.raises(ss.NonFiniteLoss, match=r"the loss is nan for rows with all 6 combinations\."):
+        ss.train(robust, [batch], loss=lambda output, target: output.mean() * torch.nan, epochs=1, progress=False)

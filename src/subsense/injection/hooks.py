@@ -21,6 +21,7 @@ from subsense.injection.banks import Banks
 from subsense.injection.forward_pass import FoldedLayer, ForwardPass, Observed, Visitor
 from subsense.injection.fused_attention import plain_encoders
 from subsense.injection.generating import Generating
+from subsense.injection.in_place import InPlace
 from subsense.injection.planning import Plan
 from subsense.injection.raw_weights import AdaptedForward
 from subsense.injection.saved_outputs import SavedOutputs
@@ -61,8 +62,7 @@ class Injection:
         self._blocks: dict[nn.Module, Any] = {}
         self._hooks = self._make_hooks()
         self._inner = [_inner_hook(self, site, module) for site, module in self._places() if site.layer.seen]
-        modules = dict(network.named_modules(remove_duplicate=False))
-        self._there = [(path, modules[path]) for site in plan.sites for path in site.modules]
+        self._in_place = InPlace(network, [path for site in plan.sites for path in site.modules])
         self._handles: list[RemovableHandle] = []
         self._generating = Generating(network, self.may_generate)
         self.attach()
@@ -164,6 +164,7 @@ class Injection:
         """Raise `LayerNeverCalled` for sites that a forward did not reach."""
         silent = [site.layer.path for site in self.plan.sites if site.key not in calls]
         if silent:
+            self.check_in_place()
             names = list(dict.fromkeys(silent))
             raise LayerNeverCalled(
                 f"the network's forward never calls {', '.join(names)}, so adapters there can't act (it may "
@@ -172,13 +173,7 @@ class Injection:
 
     def check_in_place(self) -> None:
         """Raise `PlanError` where a layer that was adapted isn't in the network any more: its adapters can't act."""
-        now = dict(self.network.named_modules(remove_duplicate=False))
-        if gone := [path for path, module in self._there if now.get(path) is not module]:
-            raise PlanError(
-                f"{', '.join(gone)}: replaced since `adapt` (fused, quantised or converted), so its adapters can't "
-                "act; put it back, or detach, change the network, and adapt it then; to fuse or quantise what is "
-                "trained, fold first: subsense.fold gives a network without adapters"
-            )
+        self._in_place.check()
 
     def current(self, site: Site) -> ForwardPass | None:
         """Give the forward to which a call of a site belongs, one that a backward pass runs again among them."""

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from subsense.errors import InputError, ModalityError, closest
 from subsense.modalities import AxisSpec, Modalities
 from subsense.modalities.inputs import Filled, Inputs, named
-from subsense.modalities.signature import needed_arguments
+from subsense.modalities.signature import FORMS, needed_arguments
 
 CallFunction = Callable[..., Any]
 """``(network, inputs) -> output``, or ``(network, inputs, present) -> output``."""
 CallSpec = str | Mapping[str, str | Sequence[str]] | CallFunction
-FORMS = ("kwargs", "positional", "list", "dict", "channels")
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,14 @@ class Call:
         Nor with a function that isn't told, which may look at stand-ins.
         """
         return bool(self.omits) or (self.function is not None and not self.is_told)
+
+    @property
+    def why_groups(self) -> str:
+        """Say why rows that differ must run in groups; empty where they need not."""
+        if self.omits:
+            return f"nothing stands in for {', '.join(sorted(self.omits))} (fill 'omit')"
+        told = "the function that calls the network isn't told what each row has (by an argument `present`)"
+        return told if self.needs_groups else ""
 
     @property
     def spec(self) -> str | dict[str, list[str]]:

@@ -244,10 +244,14 @@ class Execution:
     def plain(self, filled: Filled, present: Tensor | None = None) -> Any:
         if torch.compiler.is_compiling():
             return self.call(self.network, self.modalities, filled, present)
+        if self.injection.attached:
+            self.injection.check_in_place()
         with self.injection.paused(), self.before.kernels(filled):
             return self.call(self.network, self.modalities, filled, present)
 
     def observe(self, filled: Filled, code: int | None = None) -> Mapping[str, Sequence[Tensor]]:
+        if self.injection.attached:
+            self.injection.check_in_place()
         present = None if code is None else self.call.rows(self.modalities, filled, code)
         with evaluating(self.network), torch.no_grad(), plain_attention(), self.injection.observing() as observed:
             output = self.call(self.network, self.modalities, filled, present)
@@ -273,6 +277,9 @@ def _check_one_graph(call: Call, rows: Rows) -> None:
         raise InputError(
             "a graph with `present` needs to know where rows are inside the network: call the model once with "
             "a mixed batch, or model.locate(inputs), before compiling it"
+            if rows.located is None
+            else f"a graph with `present` can't run rows in groups, which are needed because of this: {rows.why}; "
+            "leave `present` out of the graph: one combination at a time"
         )
     if call.needs_groups:
         raise InputError(

@@ -54,7 +54,7 @@ class FilledNetwork(nn.Module):
         def run(part: Filled, code: int) -> Any:
             return self.call(self.network, self.modalities, self.call.without(self.modalities, part, code))
 
-        return run_grouped(run, filled, codes, places, self._names)
+        return run_grouped(run, filled, codes, places, self._names, self.call.why_groups)
 
     def _observe(self, filled: Filled) -> dict[str, list[Tensor]]:
         with evaluating(self.network), torch.no_grad():

@@ -14,7 +14,8 @@ from subsense.modalities.calling import Call
 from subsense.modalities.inputs import Filled
 from subsense.routing.groups import run_grouped
 from subsense.routing.locate import Located, locate
-from subsense.routing.placement import NotFinite, NotLocated
+from subsense.routing.placement import NotFinite, NotGrouped, NotLocated
+from subsense.support.tables import listed
 
 OUTPUT = "(output)"
 LARGE_GROUP = 2**21
@@ -43,7 +44,8 @@ class Rows:
         call: Call,
         check: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        self._alike, self.may_choose = any(site.layer.whole for site in sites), True
+        self._wholes = dict.fromkeys(f"{one.layer.path} ({one.layer.class_name})" for one in sites if one.layer.whole)
+        self.may_choose = True
         self._observe, self._sites, self._call, self._check = observe, [site.key for site in sites], call, check
         self.located: Located | None = None
         self.names: Sequence[Any] = ()
@@ -57,7 +59,17 @@ class Rows:
     @property
     def unknown(self) -> bool:
         """Say whether some site's rows are not known."""
-        return self.located is None or self._alike or bool(self.located.unknown(self._sites))
+        return self.located is None or bool(self._wholes) or bool(self.located.unknown(self._sites))
+
+    @property
+    def why(self) -> str:
+        """Say what makes groups necessary."""
+        if self._wholes:
+            return f"{', '.join(self._wholes)}: adapted in its own weights, one set for all rows of a batch"
+        if self._call.needs_groups:
+            return self._call.why_groups
+        unknown = [] if self.located is None else self.located.unknown(self._sites)
+        return f"it isn't known which rows are whose at {listed(unknown)}" if unknown else ""
 
     def locate(self, filled: Filled) -> Located:
         """Find out where each site has the rows of a batch."""
@@ -83,18 +95,21 @@ class Rows:
         """Say whether rows of different kinds have to run apart, or are faster so."""
         must = self._call.needs_groups or self.unknown
         if must and not self.may_choose:
-            raise InputError(
-                "rows of this batch have different modalities and must run in groups, but the network is split between "
-                "processes (fully_shard), which would make different numbers of calls and wait for each other; pass "
-                "rows with the same modalities together, the same in all processes, or leave out the layers that take "
-                "one set for all rows (recurrent ones, packed experts)"
+            error = NotGrouped(
+                "the network is split between processes (fully_shard), which would make different numbers of calls and "
+                "wait for each other",
             )
+            error.why = self.why
+            raise InputError(
+                f"{error}; pass rows with the same modalities together, the same in all processes, or leave out the "
+                f"layers that take one set for all rows (recurrent ones, packed experts). The cause: {self.why}"
+            ) from error
         return must or (self.may_choose and self._groups_are_cheaper(filled, kinds))
 
     def grouped(self, run: Callable[[Filled, int], Any], filled: Filled, kinds: Sequence[int]) -> Any:
         """Run one kind of rows after the other."""
         self._check_output()
-        return run_grouped(run, filled, kinds, self.placements.get(OUTPUT, ()), self.names)
+        return run_grouped(run, filled, kinds, self.placements.get(OUTPUT, ()), self.names, self.why)
 
     def _check_output(self) -> None:
         if self.located is not None and OUTPUT in self.located.not_finite:

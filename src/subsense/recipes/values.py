@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from subsense.degradation import DEGRADATIONS
 from subsense.errors import SubsenseError, closest
 from subsense.modalities import Modalities
-from subsense.modalities.calling import FORMS
+from subsense.modalities.signature import FORMS
 from subsense.support.factories import import_factory
 
 Options = dict[str, Any]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from subsense.errors import InputError
 from subsense.modalities.inputs import Filled
-from subsense.routing.placement import Placement
+from subsense.routing.placement import NotGrouped, Placement
 from subsense.support.torch_private import tree_flatten, tree_unflatten
 
 
@@ -20,6 +20,7 @@ def run_grouped(
     codes: Sequence[int],
     places: Sequence[Placement | None],
     names: Sequence[Any] = (),
+    why: str = "",
 ) -> Any:
     """Run each group of rows that have the same modalities, and stitch the outputs.
 
@@ -29,6 +30,7 @@ def run_grouped(
         codes: bit mask of each row.
         places: where each tensor of the output has its rows.
         names: what the output calls each of them, see `output_names`.
+        why: says what makes groups necessary.
 
     Of an output with names (a dict, a transformers output) what only some groups give is left out, since no row of the
     others has it. A group of one row whose output isn't shaped as rows were located (a network that squeezes) runs
@@ -37,6 +39,21 @@ def run_grouped(
     Raises:
         InputError: an output whose rows can't be told apart, or that has another shape in one group.
     """
+    try:
+        return _run_grouped(run, filled, codes, places, names)
+    except NotGrouped as error:
+        error.why = why
+        ways = " or ".join(filter(None, [error.way, "pass rows with the same modalities together"]))
+        raise InputError(f"{error}; {ways}{why and f'. Groups are needed because of this: {why}'}") from error
+
+
+def _run_grouped(
+    run: Callable[[Filled, int], Any],
+    filled: Filled,
+    codes: Sequence[int],
+    places: Sequence[Placement | None],
+    names: Sequence[Any],
+) -> Any:
     groups = {code: [row for row, other in enumerate(codes) if other == code] for code in dict.fromkeys(codes)}
     known = _Places(places, names)
     outputs = [_run_group(run, filled, rows, code, known) for code, rows in groups.items()]
@@ -45,10 +62,9 @@ def run_grouped(
     shared = _shared(outputs)
     leaves = [tree_flatten(output) for output in shared]
     if any(spec != leaves[0][1] for _, spec in leaves):
-        raise InputError(
-            "rows of this batch have different modalities and must run in groups, but the network gives outputs of "
-            f"different forms for them ({', '.join(dict.fromkeys(str(spec) for _, spec in leaves))}); pass rows with "
-            "the same modalities together"
+        raise NotGrouped(
+            "the network gives outputs of different forms for them "
+            f"({', '.join(dict.fromkeys(str(spec) for _, spec in leaves))})"
         )
     alike = zip(*(flat for flat, _ in leaves), strict=True)
     stitched = [_stitch(leaf, order, place, counts) for leaf, place in zip(alike, known.of(shared[0]), strict=True)]
@@ -146,18 +162,16 @@ def _stitch(leaf: Sequence[Any], order: Tensor, place: Placement | None, counts:
     if all(other is None for other in leaf):
         return None
     if place is None or place.inner or not all(isinstance(one, Tensor) for one in leaf):
-        raise InputError(
-            "rows of this batch have different modalities and must run in groups, but an output of the network "
-            f"({_describe(leaf[0])}) has no place for rows; pass rows with the same modalities together"
-            + (", or switch it off: network.config.use_cache = False" if "Cache" in _describe(leaf[0]) else "")
+        raise NotGrouped(
+            f"an output of the network ({_describe(leaf[0])}) has no place for rows",
+            "switch it off (network.config.use_cache = False)" if "Cache" in _describe(leaf[0]) else "",
         )
     shapes = {_row_shape(one, count, place) for one, count in zip(leaf, counts, strict=True)}
     if len(shapes) > 1 or None in shapes:
-        raise InputError(
-            "rows of this batch have different modalities and must run in groups, but an output of the network has "
-            f"shapes {', '.join(str(tuple(one.shape)) for one in leaf)} for groups of {', '.join(map(str, counts))} "
-            f"rows, which can't be put together on axis {place.axis}; let the network keep every axis whatever the "
-            "number of rows (squeeze(1), not squeeze()), or pass rows with the same modalities together"
+        raise NotGrouped(
+            f"an output of the network has shapes {', '.join(str(tuple(one.shape)) for one in leaf)} for groups of "
+            f"{', '.join(map(str, counts))} rows, which can't be put together on axis {place.axis}",
+            "let the network keep every axis whatever the number of rows (squeeze(1), not squeeze())",
         )
     joined = torch.cat(list(leaf), place.axis)
     folds = joined.shape[place.axis] // len(order)

@@ -53,6 +53,20 @@ class NotFinite(InputError):
     """Say that rows can't be told apart, since the network gives NaN whatever goes in."""
 
 
+class NotGrouped(InputError):
+    """Say that rows which lack different things must run in groups, and these can't be put together again.
+
+    Attributes:
+        fact: what stands against it.
+        way: what cures it in the network; empty where nothing is known.
+        why: what makes groups necessary; empty where nobody said.
+    """
+
+    def __init__(self, fact: str, way: str = "") -> None:
+        super().__init__(f"rows of this batch have different modalities and must run in groups, but {fact}")
+        self.fact, self.way, self.why = fact, way, ""
+
+
 class NotLocated(InputError):
     """Say that rows were located on inputs of another size, which doesn't tell where they are in this one."""
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from subsense.injection.banks import site_of
+from subsense.support.tables import listed
 
 STEEP = 100.0
 """A gradient's L2 norm beyond this multiple of its scale is steep; others are below 5 in networks of every kind."""
@@ -145,7 +146,21 @@ def warn_text(steep: Mapping[str, Steep], clips: bool) -> str:
     return f"the first gradients explode at {sites}. {WHY}. {done}. {CURES}"
 
 
-def nan_text(sites: Sequence[str], combinations: Sequence[str]) -> str:
-    """Say where gradients are NaN or infinite though the loss is finite, why, and what to do."""
-    rows = f" for rows with {', '.join(combinations)}" if combinations else ""
-    return f"the loss is finite, but its gradient is NaN or infinite{rows}, at {', '.join(sites)}. {WHY}. {CURES}"
+def nan_text(sites: Sequence[str], combinations: Sequence[str], count: int) -> str:
+    """Say where gradients are NaN or infinite though the loss is finite, why, and what to do.
+
+    Args:
+        sites, combinations: which have such gradients.
+        count: how many combinations train.
+    """
+    rows = f" for rows with {named(combinations, count)}" if combinations else ""
+    return f"the loss is finite, but its gradient is NaN or infinite{rows}, at {listed(sites)}. {WHY}. {CURES}"
+
+
+def named(combinations: Sequence[str], count: int) -> str:
+    """Name combinations, the first of many; where they are all of several that train, say that.
+
+    >>> named(["rgb", "depth", "rgb+depth"], 3), named(["rgb", "depth"], 3)
+    ('all 3 combinations', 'rgb, depth')
+    """
+    return f"all {count} combinations" if len(combinations) == count > 2 else listed(combinations)

@@ -20,10 +20,11 @@ from subsense.routing.placement import NotFinite
 from subsense.support.torch_private import is_sharded
 from subsense.training.cuts import find_cuts
 from subsense.training.distributed import Processes
-from subsense.training.gradients import clip_steep, find_steep, nan_text, warn_text, where_not_finite
+from subsense.training.gradients import clip_steep, find_steep, named, nan_text, warn_text, where_not_finite
 from subsense.training.run import Position, Run
 from subsense.training.sampling import Draw
 from subsense.training.seeding import derive_seed, seed_everything
+from subsense.training.together import running_together
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ class Stepper:
         goal = self.processes.compute(self.run.objective.goal, rows.healthy, rows.target)
         if seed is not None:
             seed_everything(seed)
-        output = self.processes.compute(self.run.trainee.module, rows.inputs, rows.draw.present)
+        with running_together(self.run):
+            output = self.processes.compute(self.run.trainee.module, rows.inputs, rows.draw.present)
         loss = self.run.objective.loss(output, goal)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -214,8 +216,8 @@ class Stepper:
         norm = get_total_norm(gradients)
         if not isfinite(norm):
             sites, combinations = where_not_finite(self._banks, self._bank_rows)
-            why = nan_text(sites, combinations) if combinations else f"{TOO_LARGE} {norm.item()}. {WAYS}"
-            self._stop(position, why)
+            large = f"{TOO_LARGE} {norm.item()}. {WAYS}"
+            self._stop(position, nan_text(sites, combinations, len(self._bank_rows)) if combinations else large)
         if self.run.options.clip is not None:
             clip_grads_with_norm_(moving, self.run.options.clip, norm)
         for group in self._optimizer.param_groups:
@@ -247,7 +249,8 @@ class Stepper:
             causes = [self.run.trainee.why_not_finite(combination, some.inputs, some.draw.present)
                       for combination, some in found.items()]  # fmt: skip
         drawn = sorted({str(self.part.combinations[which]) for which in rows.draw.which.tolist()})
-        names = ", ".join(map(str, found)) if found else f"{', '.join(drawn)} taken together"
+        several = named(list(map(str, found)) or drawn, len(self.part.combinations))
+        names = several if found else f"{several} taken together"
         return f" for rows with {names}. {next((cause for cause in causes if cause), WAYS)}"
 
     def _by_combination(self, rows: Rows) -> Iterator[tuple[Combination, Rows]]:

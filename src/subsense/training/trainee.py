@@ -56,6 +56,9 @@ class Trainee(Protocol):
     def why_not_finite(self, combination: Combination, inputs: Mapping[str, Any], present: Tensor) -> str:
         """Say where NaN or infinity for rows of a combination may come from; empty where nothing points anywhere."""
 
+    def apart(self) -> str:
+        """Say how combinations can be trained whose rows can't be in one batch."""
+
     def rows_of(self, combination: Combination) -> frozenset[int]:
         """Give the bank rows that a combination uses; none where the parameters are no banks."""
 
@@ -109,6 +112,14 @@ class Adapters:
     def measure(self) -> None:
         """Switch Dropout off. Adapters stay in train mode, in which a set may be used that is not finished."""
         self.module.train()
+
+    def apart(self) -> str:
+        """Say that one combination after the other can be trained, and what else of the model that needs."""
+        needs = ["sharing='independent'"] if self.module.sharing != "independent" else []
+        if self.module.fill.names().keys() & self.parameters.keys():
+            needs.append("a fill that isn't learned")
+        adapted = f", after adapt with {' and '.join(needs)}" if needs else ""
+        return f"train one combination after the other, strategy='separate'{adapted}"
 
     def rows_of(self, combination: Combination) -> frozenset[int]:
         """Give the bank rows that a combination uses."""
@@ -173,6 +184,10 @@ class Weights:
     def measure(self) -> None:
         """Switch the network to inference."""
         self.module.eval()
+
+    def apart(self) -> str:
+        """Say that a network can be trained for each combination."""
+        return "train one network for each combination (subsense.train_dedicated)"
 
     def rows_of(self, combination: Combination) -> frozenset[int]:
         """Give none: all combinations train the same weights."""
