@@ -14,7 +14,7 @@ from subsense.degradation.healthy import Scale, Vocabulary, healthy
 from subsense.degradation.kinds import Degradation, severity_of
 from subsense.degradation.layout import Layout, back, into, layout_of
 from subsense.errors import InputError, ModalityError
-from subsense.modalities import Modalities, Modality
+from subsense.modalities import AxisSpec, Modalities, Modality
 from subsense.modalities.inputs import check_names, check_present
 from subsense.modalities.loaders import available, num_rows, split
 
@@ -65,13 +65,15 @@ class Degrader:
 
     def __init__(
         self,
-        modalities: Modalities,
+        modalities: Modalities | Mapping[str, AxisSpec],
         loader: Iterable[Any],
         *,
         kinds: Kinds | Mapping[str, Kinds] = "all",
         layouts: Mapping[str, str] | None = None,
         rows: int = 1024,
     ) -> None:
+        if not isinstance(modalities, Modalities):
+            modalities = Modalities(modalities)
         self.modalities = modalities
         check_names(modalities, layouts or {})
         asked = _asked(modalities, kinds, layouts or {})

@@ -136,7 +136,7 @@ class Modalities(Mapping[str, Modality]):
     """
 
     def __init__(self, spec: Mapping[str, AxisSpec] | Iterable[tuple[str, AxisSpec]]) -> None:
-        pairs = list(spec.items()) if isinstance(spec, Mapping) else list(spec)
+        pairs = _pairs(spec)
         _check_names([name for name, _ in pairs])
         self._modalities = {name: Modality(name, _parse_parts(name, axes)) for name, axes in pairs}
 
@@ -269,6 +269,17 @@ class Modalities(Mapping[str, Modality]):
         if not any(flags):
             raise InputError("a row has no modality present; a combination has at least one")
         return Combination(tuple(name for name, flag in zip(self.names, flags, strict=True) if flag))
+
+
+def _pairs(spec: object) -> list[tuple[str, AxisSpec]]:
+    """Give name and axes of each modality, of a mapping or of pairs."""
+    pairs = list(spec.items() if isinstance(spec, Mapping) else spec) if isinstance(spec, Iterable) else [spec]
+    if wrong := [one for one in pairs if not isinstance(one, tuple | list) or len(one) != 2]:
+        raise ModalityError(
+            "modalities: expected name -> axis string without the batch, such as {'rgb': '3 H W', 'audio': 'T 40'}, "
+            f"but found {wrong[0]!r} in {type(spec).__name__} instead of a name with its axes"
+        )
+    return [(name, axes) for name, axes in pairs]
 
 
 def _written(what: CombinationLike) -> str:

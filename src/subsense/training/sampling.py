@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +93,7 @@ class Drawer:
 
 
 def draw_present(
-    modalities: Modalities,
+    modalities: Modalities | Iterable[str],
     available: Tensor,
     *,
     seed: int,
@@ -104,7 +104,8 @@ def draw_present(
     """Draw which of its modalities each row of a batch keeps: what `train` does, for a loop of one's own.
 
     Args:
-        modalities: the declared ones, ``robust.modalities``.
+        modalities: the declared ones, ``robust.modalities``; or their names in declared order, as `subsense.Collate`
+            takes them: what was passed to `adapt`, or a list.
         available: bool (batch, modality): what each row has; all True where the data lack nothing.
         seed: of this batch. The same seed draws the same, whatever was drawn before: give each batch its own.
         combinations: those to draw from; by default all incomplete ones.
@@ -129,6 +130,8 @@ def draw_present(
     >>> (quality > 0).all(), (quality == 1).sum(1)  # each row has one healthy modality, and the other one degraded
     (tensor(True), tensor([1, 1, 1, 1]))
     """
+    if not isinstance(modalities, Modalities):
+        modalities = Modalities(dict.fromkeys(modalities, ""))  # of which only the names are asked for
     asked = modalities.select("all" if combinations is None else combinations)
     available = available.cpu()
     draw = Drawer(modalities, asked, weights, _degraded(modalities, degraded)).draw(available, seed)
