@@ -120,8 +120,9 @@ def test_new_sets_are_taken_up_and_broken_ones_are_not(tmp_path: Path) -> None:
 # ---- the whole server
 
 
-def post(url: str, data: Any) -> tuple[int, dict[str, Any]]:
-    request = urllib.request.Request(url, json.dumps(data).encode(), {"Content-Type": "application/json"})
+def post(url: str, data: Any, kind: str = "application/json") -> tuple[int, dict[str, Any]]:
+    body = data if isinstance(data, bytes) else json.dumps(data).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": kind})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
@@ -144,6 +145,12 @@ def test_a_server_answers_refuses_counts_and_loses_nothing_while_sets_change(own
         assert status == 200, said
         status, said = post(f"{url}/predict", {"inputs": {"lift": [1.0, 2.0, 3.0]}})
         assert (status, "Did you mean 'left'?" in said["error"]) == (422, True)
+        for body, kind, expected in [
+            (b"{}", "application/x-www-form-urlencoded", 415),
+            (b"{", "application/json", 422),
+        ]:
+            status, said = post(f"{url}/predict", body, kind)
+            assert (status, "JSON" in said["error"]) == (expected, True)
         subprocess.run(
             [*command, "train", own.name, "--set", "seed=0"], cwd=own.parent, check=True, capture_output=True
         )

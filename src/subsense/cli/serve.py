@@ -28,7 +28,7 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Processes on each device.")] = 1,
     changes: Changes = None,
 ) -> None:
-    """Serve what `subsense train` saved: POST /predict with the modalities that are there. Needs subsense[serve]."""
+    """Serve what `subsense train` saved: POST /predict with the modalities that are there. Needs the extra `serve`."""
     from subsense.recipes import run as pipeline
 
     try:
