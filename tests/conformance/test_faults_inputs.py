@@ -43,7 +43,7 @@ def test_what_is_missing_is_never_seen(value: float) -> None:
 @pytest.mark.parametrize("value", BAD)
 def test_checked_inputs_name_modality_and_rows(value: float) -> None:
     robust, inputs = robust_towers(), batch_with(value, "right", row=2)
-    message = r"input 'right': expected finite numbers, but found NaN or infinity in rows 2; say in `present`"
+    message = r"input 'right': expected finite numbers, but found NaN or infinity in row 2; say in `present`"
     with pytest.raises(ss.InputError, match=message):
         robust(inputs)
     with pytest.raises(ss.InputError, match=message):

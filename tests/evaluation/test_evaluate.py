@@ -183,7 +183,7 @@ def test_scores_are_selected_from_the_output(batches):
 
     torch.manual_seed(0)
     robust = adapt(Wrapped(), MODALITIES, untrained="pretrained")
-    with pytest.raises(MetricError, match="output is a tuple"):
+    with pytest.raises(MetricError, match="output is of class tuple"):
         evaluate(robust, batches, metric="accuracy")
     results = evaluate(robust, batches, metric=build("accuracy", 5), select=lambda output: output[0])
     assert results["left"].pretrained == results["left"].adapted
@@ -234,7 +234,7 @@ def test_what_cannot_be_asked(robust, batches, options, error, message):
     ("batch", "message"),
     [
         (torch.zeros(2), r"a batch of the loader: expected .*target\), but found Tensor"),
-        (({"left": torch.zeros(2, 4)}, [0, 1]), r"expected a target that is a tensor \(batch, ...\), but found a list"),
+        (({"left": torch.zeros(2, 4)}, [0, 1]), r"expected a target that is a tensor \(batch, ...\), but found list"),
         (
             ({"left": torch.zeros(2, 4), "present": torch.ones(2, 2, dtype=torch.bool)}, torch.zeros(2)),
             r"`present`: expected shape \(2, 3\).*found \(2, 2\)",

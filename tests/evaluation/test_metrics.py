@@ -285,7 +285,7 @@ def test_scores_are_found_in_common_outputs():
     scores = torch.ones(2)
     assert select_scores(scores) is scores
     assert select_scores(type("Output", (), {"logits": scores})()) is scores
-    with pytest.raises(MetricError, match=r"output is a tuple.*select=lambda"):
+    with pytest.raises(MetricError, match=r"output is of class tuple.*select=lambda"):
         select_scores((scores,))
 
 

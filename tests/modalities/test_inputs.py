@@ -88,7 +88,7 @@ def test_refuses_inputs(inputs: object, message: str) -> None:
             r"`present`: expected shape \(2, 3\), rows x \(rgb, depth, text\), but found \(2, 2\)",
         ),
         (torch.ones(3, dtype=torch.bool), r"expected shape \(2, 3\).*found \(3,\)"),
-        (torch.tensor([[True, True, True], [False] * 3]), "`present`: rows 1 have no modality present"),
+        (torch.tensor([[True, True, True], [False] * 3]), "`present`: row 1 has no modality present"),
     ],
 )
 def test_refuses_present(present: object, message: str) -> None:
@@ -113,7 +113,7 @@ def test_what_files_write_where_nothing_was_measured_is_no_number(value: float) 
     heat, present = torch.ones(3, 3), torch.tensor([[True, True], [False, True], [True, True]])
     heat[1:, 1] = value
     with pytest.raises(
-        InputError, match=r"input 'heat': expected numbers below 1e\+30, but found .*e\+3[68] in rows 2,"
+        InputError, match=r"input 'heat': expected numbers below 1e\+30, but found .*e\+3[68] in row 2,"
     ):
         check_finite(modalities, read(modalities, {"heat": heat, "wind": torch.ones(3, 3)}, present))
     heat[2, 1] = 1e29

@@ -81,7 +81,7 @@ def test_a_pair_is_no_list_of_two_rows() -> None:
     [
         (torch.zeros(5, 6), r"target of a batch: expected 3 rows.*found shape \(5, 6\)"),
         ([torch.zeros(3), torch.zeros(1, 4)], r"target\[1\] of a batch.*found shape \(1, 4\).*a mapping for each row"),
-        ({"names": ["a", "b"]}, r"target\['names'\] of a batch: expected 3 rows.*found a list of 2 entries"),
+        ({"names": ["a", "b"]}, r"target\['names'\] of a batch: expected 3 rows.*found list of 2 entries"),
     ],
 )
 def test_what_has_other_rows_is_refused_when_rows_are_taken(target: object, message: str) -> None:
@@ -93,8 +93,8 @@ def test_what_has_other_rows_is_refused_when_rows_are_taken(target: object, mess
 def test_a_target_for_metrics_has_the_rows_of_the_inputs() -> None:
     for target, message in [
         (None, "but found none"),
-        ([1, 2], "found a list"),
-        (torch.tensor(1), "found a Tensor without axes"),
+        ([1, 2], "found list"),
+        (torch.tensor(1), "found Tensor without axes"),
         (torch.zeros(3), r"expected a target of 2 rows, as many as the inputs have, but found shape \(3,\)"),
     ]:
         with pytest.raises(ss.InputError, match=message):

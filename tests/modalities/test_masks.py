@@ -261,7 +261,7 @@ def test_a_row_that_masks_all_of_what_it_has_is_named() -> None:
     robust = adapted("keep", check_inputs=True)
     inputs = batch("keep")
     inputs["text"]["attention_mask"][2] = 0
-    with pytest.raises(ss.InputError, match=r"every token of text is masked \(attention_mask in rows 2\)"):
+    with pytest.raises(ss.InputError, match=r"every token of text is masked \(attention_mask in row 2\)"):
         robust(inputs)
     present = torch.tensor([[True, True]] * 2 + [[True, False]] + [[True, True]])
     assert bool(robust(inputs, present=present).isfinite().all())

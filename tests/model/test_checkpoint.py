@@ -330,7 +330,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[CheckpointError], str]] = {
         DamagedFile,
         "the key 'format' stands twice",
     ),
-    "another network": (edit(fingerprint="0" * 32), OtherNetwork, "made for a Towers with fingerprint 0000"),
+    "another network": (edit(fingerprint="0" * 32), OtherNetwork, "made for Towers with fingerprint 0000"),
     "a fingerprint of an unknown kind": (
         edit(fingerprint="sha9:0123"),
         CheckpointError,

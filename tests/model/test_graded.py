@@ -113,7 +113,7 @@ def test_what_is_no_quality_is_refused_with_its_rows(value: float) -> None:
     robust = adapted("towers")
     quality = torch.ones(4, 2)
     quality[2, 1] = value
-    with pytest.raises(ss.InputError, match=r"expected a quality in \[0, 1\], but found .* in rows 2"):
+    with pytest.raises(ss.InputError, match=r"expected a quality in \[0, 1\], but found .* in row 2"):
         robust(inputs_of(robust), quality)
 
 

@@ -366,7 +366,7 @@ CALLS: list[tuple[Any, Any, str]] = [
     ({"left": LEFT[:, :3]}, None, "expected size 4 on axis 1"),
     ({"left": LEFT[None]}, None, "expected 2 axes"),
     ({"left": LEFT.int()}, None, "expected dtype float32, but found int32"),
-    ({"left": LEFT, "right": RIGHT}, torch.tensor([[True, True], [False, False]]), "rows 1 have no modality present"),
+    ({"left": LEFT, "right": RIGHT}, torch.tensor([[True, True], [False, False]]), "row 1 has no modality present"),
     ({"left": LEFT, "right": RIGHT}, torch.ones(2, 3, dtype=torch.bool), r"expected shape \(2, 2\)"),
     ({"left": LEFT}, torch.ones(2, 2, dtype=torch.bool), "no 'right' was passed"),
 ]

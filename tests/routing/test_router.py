@@ -110,7 +110,7 @@ def test_error_is_the_default_policy(sharing: str) -> None:
         UntrainedCombination, match=r"no adapter set was trained for a; trained: a\+b\. .*untrained='nearest'"
     ):
         made.substitute(MODALITIES.code("a"), training=False)
-    with pytest.raises(UntrainedCombination, match="trained: none"):
+    with pytest.raises(UntrainedCombination, match=r"trained: none\. Train it, or say .*: untrained=.pretrained. in"):
         router(sharing, untrained="nearest").substitute(MODALITIES.code("a"), training=False)
 
 

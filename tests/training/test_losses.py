@@ -38,8 +38,9 @@ def test_what_is_no_loss(loss: Any, message: str) -> None:
     ("target", "message"),
     [
         (torch.zeros(4), r"cross_entropy refuses the output, \(4, 3\) of torch.float32, .*\(4,\).*target.long\(\)"),
+        (torch.zeros(4).int(), r"the target, \(4,\) of torch.int32: .* take them as int64: target.long\(\)"),
         (torch.tensor([0, 1, 2, 7]), "Class indices go from 0 to 7, and there are scores for 3 classes, 0 to 2"),
-        ([0, 1, 2, 0], "with the target, a list"),
+        ([0, 1, 2, 0], "with the target, list"),
     ],
 )
 def test_targets_that_a_loss_refuses(target: Any, message: str) -> None:

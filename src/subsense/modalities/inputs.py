@@ -123,7 +123,7 @@ def check_finite(modalities: Modalities, batch: Batch, masks: Container[tuple[st
             finite = _by_row(tensor.isfinite())
             if rows := (has & ~finite).nonzero().flatten().tolist():
                 raise InputError(
-                    f"input {part!r}: expected finite numbers, but found NaN or infinity in rows {some(rows)}; "
+                    f"input {part!r}: expected finite numbers, but found NaN or infinity in {some(rows)}; "
                     f"say in `present` that they lack {name!r}, or repair it"
                 )
             if not tensor.is_floating_point():
@@ -131,7 +131,7 @@ def check_finite(modalities: Modalities, batch: Batch, masks: Container[tuple[st
             if rows := (has & ~_by_row(tensor.abs() < HUGE)).nonzero().flatten().tolist():
                 found = tensor[rows[0]].abs().max().item()
                 raise InputError(
-                    f"input {part!r}: expected numbers below {HUGE:.0e}, but found {found:.3g} in rows {some(rows)}, "
+                    f"input {part!r}: expected numbers below {HUGE:.0e}, but found {found:.3g} in {some(rows)}, "
                     f"as files write what was never measured; say in `present` that they lack {name!r}, or repair it"
                 )
 
@@ -254,7 +254,8 @@ def _common(passed: list[tuple[Axes, str, Tensor]]) -> tuple[int, torch.device]:
 def _check_rows(modalities: Modalities, given: tuple[str, ...], present: Tensor) -> None:
     empty = (~present.any(1)).nonzero().flatten().tolist()
     if empty:
-        raise InputError(f"`present`: rows {some(empty)} have no modality present; each row needs at least one")
+        have = "has" if len(empty) == 1 else "have"
+        raise InputError(f"`present`: {some(empty)} {have} no modality present; each row needs at least one")
     for name, claimed in zip(modalities, present.any(0).tolist(), strict=True):
         if claimed and name not in given:
             raise InputError(f"`present` says that {name!r} is there, but no {name!r} was passed")
@@ -277,11 +278,16 @@ def check_present(modalities: Modalities, present: object, num_rows: int) -> Ten
         wrong = ~((present >= 0) & (present <= 1))
         if rows := wrong.any(1).nonzero().flatten().tolist():
             raise InputError(
-                f"`present`: expected a quality in [0, 1], but found {float(present[wrong][0])} in rows {some(rows)}"
+                f"`present`: expected a quality in [0, 1], but found {float(present[wrong][0])} in {some(rows)}"
             )
     return present
 
 
 def some(numbers: list[int], most: int = 5) -> str:
-    """Write numbers of rows, the first few of many."""
-    return ", ".join(map(str, numbers[:most])) + (f", ... ({len(numbers)} in all)" if len(numbers) > most else "")
+    """Write which rows are meant, the first few of many.
+
+    >>> some([4]), some([1, 2])
+    ('row 4', 'rows 1, 2')
+    """
+    more = f", ... ({len(numbers)} in all)" if len(numbers) > most else ""
+    return f"row{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers[:most]))}{more}"

@@ -38,9 +38,7 @@ def split_labelled(batch: Any) -> tuple[Mapping[str, Any], Tensor]:
     """
     inputs, target = split(batch)
     if not isinstance(target, Tensor) or not target.ndim:
-        found = (
-            "none" if target is None else f"a {type(target).__name__}" + " without axes" * isinstance(target, Tensor)
-        )
+        found = "none" if target is None else type(target).__name__ + " without axes" * isinstance(target, Tensor)
         raise InputError(f"a batch of the loader: expected a target that is a tensor (batch, ...), but found {found}")
     if len(target) != (rows := num_rows(inputs)):
         raise InputError(f"a batch of the loader: expected a target of {rows} rows, as many as the inputs have, "
@@ -121,7 +119,7 @@ def take(data: Any, rows: Tensor, count: int, what: str = "target") -> Any:
     if any(_is_part(value) for value in data):
         taken = [take(value, rows, count, f"{what}[{index}]") for index, value in enumerate(data)]
     else:
-        _check_count(len(data), count, what, f"a {type(data).__name__} of {len(data)} entries")
+        _check_count(len(data), count, what, f"{type(data).__name__} of {len(data)} entries")
         taken = [data[row] for row in rows.tolist()]
     return taken if isinstance(data, list) else type(data)(*taken) if hasattr(data, "_fields") else tuple(taken)
 

@@ -130,7 +130,7 @@ def hidden(
         if present is not None:
             hides = hides & present[:, modalities.names.index(name)].to(hides.device)
         if rows := hides.nonzero().flatten().tolist():
-            where = "" if len(rows) == len(hides) else f" in rows {some(rows)}"
+            where = "" if len(rows) == len(hides) else f" in {some(rows)}"
             found.append(f"every token of {name} is masked ({mask.argument}{where})")
     return ", ".join(found)
 

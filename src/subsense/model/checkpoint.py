@@ -247,7 +247,7 @@ def _check_network(folder: Path, manifest: Manifest, network: nn.Module) -> None
         ) from None
     if found != manifest.fingerprint:
         raise OtherNetwork(
-            f"{folder}: made for a {manifest.network} with fingerprint {manifest.fingerprint}, but this "
+            f"{folder}: made for {manifest.network} with fingerprint {manifest.fingerprint}, but this "
             f"{type(network).__name__} has {found}; load the very weights on which the sets were trained"
         )
 

@@ -28,7 +28,7 @@ def select_scores(output: Any) -> Tensor:
     if isinstance(scores, Tensor):
         return scores
     raise MetricError(
-        f"the network's output is a {type(output).__name__}, and which of its tensors to use isn't known: "
+        f"the network's output is of class {type(output).__name__}, and which of its tensors to use isn't known: "
         "pass select=, such as select=lambda output: output[0]"
     )
 

@@ -175,10 +175,11 @@ class Router:
 
     def refusal(self, code: int) -> str:
         """Say that nothing was trained for a combination, and what can be done."""
-        trained = ", ".join(map(str, self.trained())) or "none"
+        trained = ", ".join(map(str, self.trained()))
+        ways = "untrained='nearest' or untrained='pretrained'" if trained else "untrained='pretrained'"
         return (
-            f"no adapter set was trained for {self.modalities.from_code(code)}; trained: {trained}. Train it, or say "
-            "what to do instead: untrained='nearest' or untrained='pretrained' in `adapt` or `load`"
+            f"no adapter set was trained for {self.modalities.from_code(code)}; trained: {trained or 'none'}. "
+            f"Train it, or say what to do instead: {ways} in `adapt` or `load`"
         )
 
 

@@ -252,7 +252,7 @@ def _nearest_loss(loss: object) -> str:
 
 
 def _described(value: Any) -> str:
-    return f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    return f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _hint(scores: Any, goal: Any) -> str:
@@ -261,8 +261,8 @@ def _hint(scores: Any, goal: Any) -> str:
         return "Say by select= which tensor of the output is meant, such as select=lambda output: output.logits"
     if not isinstance(goal, Tensor) or scores.dim() < 2 or not goal.numel():
         return "Let the loader yield a target that fits"
-    if goal.is_floating_point() and goal.dim() == scores.dim() - 1:
-        return "Class indices are whole numbers: target.long()"
+    if goal.dtype not in (torch.int64, torch.uint8) and goal.dim() == scores.dim() - 1:
+        return "Class indices are whole numbers, and torch's losses take them as int64: target.long()"
     low, high = goal.min().item(), goal.max().item()
     if not goal.is_floating_point() and (low < 0 or high >= scores.shape[1]):
         return (

@@ -45,7 +45,7 @@ def strange_tensor(module: nn.Module) -> str | None:
         kind = type(parameter)
         plain = (nn.Parameter, nn.UninitializedParameter, *loaded({"torch.distributed.tensor:DTensor": ""}))
         if parameter is not None and kind not in plain:  # how a DTensor is split is looked at before
-            return f"its {name} is a {kind.__name__}, no plain parameter"
+            return f"its {name} is of class {kind.__name__}, no plain parameter"
     return None
 
 

@@ -109,7 +109,7 @@ def _keep_something(quality: Tensor, health: Tensor, said: Tensor, reasons: tupl
     if lost := rows[health[rows, best] < 0].tolist():
         why = "; ".join(f"{name}: {one}" for name, one in reasons[lost[0]].items())
         raise InputError(
-            f"rows {some(lost)} have nothing that the network could be given ({why}); leave them out, and answer that "
-            "there is no answer"
+            f"{some(lost)} {'has' if len(lost) == 1 else 'have'} nothing that the network could be given ({why}); "
+            "leave such rows out, and answer that there is no answer"
         )
     quality[rows, best] = said[rows, best]
