@@ -166,7 +166,7 @@ def test_they_are_calibrated_and_trained_and_the_network_is_not(name: str) -> No
     ss.calibrate(robust, [inputs])
     ss.train(robust, [(inputs, torch.arange(8) % 5)], loss=F.cross_entropy, epochs=1, progress=False, safe=False)
     ss.fold(robust, "left", example=only(inputs, ["left"]), drop_absent=True)
-    with pytest.raises(ss.TrainingError, match=r"its weight is a \w+, no plain parameter, and can't be trained"):
+    with pytest.raises(ss.TrainingError, match=r"its weight is of class \w+, no plain parameter, and can't be trained"):
         ss.finetune(robust, [(inputs, torch.arange(8) % 5)], loss=F.cross_entropy, epochs=1, progress=False)
 
 

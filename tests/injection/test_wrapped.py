@@ -47,7 +47,7 @@ PARTS: dict[str, tuple[Callable[[nn.Linear], Any], str]] = {
     "scripted": (torch.jit.script, "it is a TorchScript module"),
     "quantised": (quantised, "it is quantised"),
     "packed": (Packed, r"its weight is kept in codes \(qweight\) of a library that isn't served"),
-    "a tensor of its own kind": (strange, "its weight is a Strange, no plain parameter"),
+    "a tensor of its own kind": (strange, "its weight is of class Strange, no plain parameter"),
 }
 
 

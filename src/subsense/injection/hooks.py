@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from subsense.adapters.autograd import is_plain
 from subsense.adapters.base import Route
-from subsense.errors import LayerNeverCalled, PlanError, UnsupportedLayer
+from subsense.errors import LayerNeverCalled, PlanError
 from subsense.injection.attention import AdaptedAttention
 from subsense.injection.banks import Banks
 from subsense.injection.forward_pass import FoldedLayer, ForwardPass, Observed, Visitor
@@ -27,7 +27,7 @@ from subsense.injection.raw_weights import AdaptedForward
 from subsense.injection.saved_outputs import SavedOutputs
 from subsense.injection.scaled_layer import Scaling
 from subsense.injection.scaled_norm import Normalising
-from subsense.injection.site import Site
+from subsense.injection.site import Site, check_alone
 from subsense.support.torch_private import all_hooks, in_backward, is_first_hook, next_node
 
 if TYPE_CHECKING:
@@ -112,6 +112,13 @@ class Injection:
                 self.attach()
 
     @contextmanager
+    def bypassed(self) -> Iterator[None]:
+        """Run the network without adapters; raise `PlanError` where it isn't the one that was adapted."""
+        self._in_place.check(self.attached)
+        with self.paused():
+            yield
+
+    @contextmanager
     def using(self, route: Route) -> Iterator[ForwardPass]:
         """Let adapters act along a route; raise `PlanError` where they have been detached."""
         self._check_attached()
@@ -137,6 +144,7 @@ class Injection:
     @contextmanager
     def observing(self) -> Iterator[Observed]:
         """Keep what each site gives: adapted along a route, and as it is where there is none."""
+        self._in_place.check(self.attached)
         observed: Observed = {}
         with self._run(ForwardPass(self.banks, self.saved, observed=observed)):
             yield observed
@@ -247,7 +255,7 @@ class SiteHook:
             running.done = None
             return output
         if self.site.layer.found:
-            _check_alone(self.site, args, kwargs)
+            check_alone(self.site, args, kwargs)
         return self.injection.adapt(self.site, module, _input(args, kwargs), output, is_first_hook(module, self))
 
 
@@ -324,16 +332,6 @@ class AttentionParts:
     def __call__(self, part: str, x: Tensor, y: Tensor) -> Tensor:
         """Give the adapted output of one projection."""
         return self.injection.adapt(self.sites[part], self.module, x, y) if part in self.sites else y
-
-
-def _check_alone(site: Site, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise where a layer known by what it computes of one tensor is given more than that."""
-    given = [value for value in (*args, *kwargs.values()) if value is not None]
-    if len(given) != 1:
-        raise UnsupportedLayer(
-            f"{site.key} ({site.layer.class_name}): the network calls it with {len(given)} arguments, and what it "
-            f"computes is known of one tensor alone; exclude=[{site.layer.path!r}]"
-        )
 
 
 def check_unadapted(network: nn.Module) -> None:

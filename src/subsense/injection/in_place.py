@@ -24,9 +24,12 @@ class InPlace:
         steps = dict.fromkeys(step for path, _ in self._there for step in _steps(path))
         self._steps = [(modules[above], name, modules[below]) for above, name, below in steps]
 
-    def check(self) -> None:
-        """Raise `PlanError` where a layer isn't there any more: its adapters can't act."""
-        if all(getattr(above, name, None) is module for above, name, module in self._steps):
+    def check(self, attached: bool = True) -> None:
+        """Raise `PlanError` where a layer isn't there any more: its adapters can't act.
+
+        Once they are detached there is nothing to check: the network is the user's own.
+        """
+        if not attached or all(getattr(above, name, None) is module for above, name, module in self._steps):
             return
         now = dict(self.network.named_modules(remove_duplicate=False))
         gone = [path for path, module in self._there if now.get(path) is not module]

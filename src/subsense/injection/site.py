@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from subsense.adapters import Adapter
 from subsense.adapters.base import Shapes
 from subsense.adapters.common import is_common
 from subsense.adapters.layers.layer import Layer
-from subsense.errors import PlanError
+from subsense.errors import PlanError, UnsupportedLayer
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,16 @@ def _has_pair(layer: Layer, adapter: Adapter, shapes: Shapes) -> bool:
                 f"{tuple(one.shape)} in pair(), but the layer's features are {layer.features}"
             )
     return pair is not None
+
+
+def check_alone(site: Site, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise where a layer known by what it computes of one tensor is given more than that."""
+    given = [value for value in (*args, *kwargs.values()) if value is not None]
+    if len(given) != 1:
+        raise UnsupportedLayer(
+            f"{site.key} ({site.layer.class_name}): the network calls it with {len(given)} arguments, and what it "
+            f"computes is known of one tensor alone; exclude=[{site.layer.path!r}]"
+        )
 
 
 _ALONE = frozenset({"scale", "shift", "bitfit"})

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations as subsets
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -271,7 +272,7 @@ class Modalities(Mapping[str, Modality]):
         return Combination(tuple(name for name, flag in zip(self.names, flags, strict=True) if flag))
 
 
-def _pairs(spec: object) -> list[tuple[str, AxisSpec]]:
+def _pairs(spec: Any) -> list[tuple[str, AxisSpec]]:
     """Give name and axes of each modality, of a mapping or of pairs."""
     pairs = list(spec.items() if isinstance(spec, Mapping) else spec) if isinstance(spec, Iterable) else [spec]
     if wrong := [one for one in pairs if not isinstance(one, tuple | list) or len(one) != 2]:

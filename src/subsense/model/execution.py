@@ -244,14 +244,10 @@ class Execution:
     def plain(self, filled: Filled, present: Tensor | None = None) -> Any:
         if torch.compiler.is_compiling():
             return self.call(self.network, self.modalities, filled, present)
-        if self.injection.attached:
-            self.injection.check_in_place()
-        with self.injection.paused(), self.before.kernels(filled):
+        with self.injection.bypassed(), self.before.kernels(filled):
             return self.call(self.network, self.modalities, filled, present)
 
     def observe(self, filled: Filled, code: int | None = None) -> Mapping[str, Sequence[Tensor]]:
-        if self.injection.attached:
-            self.injection.check_in_place()
         present = None if code is None else self.call.rows(self.modalities, filled, code)
         with evaluating(self.network), torch.no_grad(), plain_attention(), self.injection.observing() as observed:
             output = self.call(self.network, self.modalities, filled, present)

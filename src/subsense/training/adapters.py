@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from subsense.calibration import calibrate
 from subsense.degradation import Degrader, Kinds
 from subsense.errors import TrainingError
-from subsense.evaluation.measure import Measure
 from subsense.evaluation.metrics import build
 from subsense.modalities import Combination, CombinationLike
 from subsense.modalities.declaration import Wanted
@@ -29,7 +28,7 @@ from subsense.training.trainee import Adapters, teacher_of
 from subsense.training.validation import Validation
 
 if TYPE_CHECKING:
-    from torchmetrics import Metric
+    from subsense.evaluation.metrics import MetricLike
 
 STRATEGIES = ("joint", "separate")
 
@@ -47,7 +46,7 @@ def train(
     weights: Mapping[CombinationLike, float] | None = None,
     select: Select | None = None,
     val_loader: Any = None,
-    metric: str | Metric | Measure | None = None,
+    metric: MetricLike | None = None,
     epochs: int = 20,
     lr: float = 1e-2,
     weight_decay: float = 0.0,
@@ -83,8 +82,9 @@ def train(
             drawn for the row, at a severity uniform in (0, 5), with a quality of 1 - severity / 5. A teacher sees
             healthy rows. Joint only.
         safe: measure on some rows of the loader, for each combination, the loss of the frozen network, of the sets at
-            the start and of those at the end, and give back what was better: training leaves no combination worse off
-            than it began. The report has these losses.
+            the start and of those at the end, and give back what was better: each combination's own with independent
+            sharing; with additive sharing, whose rows are shared, all of them where the mean got worse, so that single
+            combinations may end worse. The report has these losses, and names those.
         combinations: those to train; by default all that have adapters. A row draws among those that it has the
             modalities for, and is left out where there is none.
         weights: combination -> how often it is drawn relative to the others (default 1); joint only.
@@ -182,7 +182,7 @@ def _begin(
 
 def make_validation(
     val_loader: Any,
-    metric: str | Metric | Measure | None,
+    metric: MetricLike | None,
     objective: Objective,
     select: Select | None,
     options: TrainOptions,
