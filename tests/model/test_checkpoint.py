@@ -373,7 +373,7 @@ def test_a_checkpoint_of_another_network(tmp_path: Path, other: Callable[[], nn.
     saved(tmp_path)
     network = other()
     before = snapshot(network)
-    with pytest.raises(OtherNetwork, match=f"for a Towers with fingerprint .*, but this {type(network).__name__} has"):
+    with pytest.raises(OtherNetwork, match=f"for Towers with fingerprint .*, but this {type(network).__name__} has"):
         load(tmp_path, network)
     assert snapshot(network) == before
 

@@ -21,7 +21,6 @@ from subsense.injection.banks import Banks
 from subsense.injection.forward_pass import FoldedLayer, ForwardPass, Observed, Visitor
 from subsense.injection.fused_attention import plain_encoders
 from subsense.injection.generating import Generating
-from subsense.injection.in_place import InPlace
 from subsense.injection.planning import Plan
 from subsense.injection.raw_weights import AdaptedForward
 from subsense.injection.saved_outputs import SavedOutputs
@@ -31,6 +30,7 @@ from subsense.injection.site import Site, check_alone
 from subsense.support.torch_private import all_hooks, in_backward, is_first_hook, next_node
 
 if TYPE_CHECKING:
+    from subsense.injection.in_place import InPlace
     from subsense.injection.recomputing import Passes
     from subsense.injection.whole_layers import AdaptedWhole
 
@@ -62,7 +62,7 @@ class Injection:
         self._blocks: dict[nn.Module, Any] = {}
         self._hooks = self._make_hooks()
         self._inner = [_inner_hook(self, site, module) for site, module in self._places() if site.layer.seen]
-        self._in_place = InPlace(network, [path for site in plan.sites for path in site.modules])
+        self._in_place = _in_place(network, [path for site in plan.sites for path in site.modules])
         self._handles: list[RemovableHandle] = []
         self._generating = Generating(network, self.may_generate)
         self.attach()
@@ -302,6 +302,12 @@ def _checkpointed(injection: Injection) -> dict[nn.Module, Any]:
 
 def _inner_hook(injection: Injection, site: Site, module: nn.Module) -> tuple[nn.Module, InnerHook]:
     return module.get_submodule(site.layer.seen), InnerHook(injection, site, module)
+
+
+def _in_place(network: nn.Module, paths: list[str]) -> InPlace:
+    from subsense.injection.in_place import InPlace
+
+    return InPlace(network, paths)
 
 
 def _passes() -> Passes:

@@ -15,7 +15,6 @@ from subsense.modalities.inputs import Filled
 from subsense.routing.groups import run_grouped
 from subsense.routing.locate import Located, locate
 from subsense.routing.placement import NotFinite, NotGrouped, NotLocated
-from subsense.support.tables import listed
 
 OUTPUT = "(output)"
 LARGE_GROUP = 2**21
@@ -69,6 +68,8 @@ class Rows:
         if self._call.needs_groups:
             return self._call.why_groups
         unknown = [] if self.located is None else self.located.unknown(self._sites)
+        from subsense.support.tables import listed
+
         return f"it isn't known which rows are whose at {listed(unknown)}" if unknown else ""
 
     def locate(self, filled: Filled) -> Located:
