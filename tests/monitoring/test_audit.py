@@ -304,7 +304,9 @@ DRAWN = {
         "image": {"pixel_values": "3 64 64", "pixel_mask": "64 64:int64"},
         "text": dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), "40:int64"),
     },
-    "ntu": {"rgb": "3 8 56 56", "depth": "1 8 56 56"},
+    "ntu": {"rgb": "3 8 32 32", "depth": "1 8 32 32"},
+    "mosi": {"text": "8 300", "audio": "8 5", "vision": "8 20"},
+    "mosei": {"text": "8 300", "audio": "8 74", "vision": "8 35"},
 }
 
 
@@ -329,11 +331,11 @@ def test_no_leak_in_the_network_of_a_recipe_whose_data_are_not_here(name: str) -
 
 
 def drawn(modalities: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
-    """Draw four rows: maps have 64 places, volumes 16; masks leave nothing out."""
+    """Draw four rows: maps have 32 places, volumes 16; masks leave nothing out."""
 
     def one(name: str, axes: str) -> Tensor:
         shape, _, dtype = axes.partition(":")
-        sizes = [int(size) if size.isdigit() else 16 if "D" in shape else 64 for size in shape.split()]
+        sizes = [int(size) if size.isdigit() else 16 if "D" in shape else 32 for size in shape.split()]
         if not dtype:
             return torch.randn(4, *sizes, generator=generator)
         low, high = {"input_ids": (5, 99), "token_type_ids": (0, 1)}.get(name, (1, 2))
