@@ -10,7 +10,8 @@
 # Matters    adapters that scale a weight for a call, norms of weights by row (DoRA), and counts of features by
 #            weight.shape.
 # Source     bitsandbytes/nn/modules.py: Int8Params with SCB, Params4bit with quant_state.
-# subsense   refuses both ("a forward of its own"), and refuses them when they are declared by LayerClass, too.
+# subsense   never reads the weight: adapters act on what the layer gives, and a fold asks the layer itself what it gives
+#            for unit vectors.
 
 set -euo pipefail
 dir=$(mktemp -d)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import absent_branch
-from benchmarks.speed import figures, growth
+from benchmarks.speed import figures, growth, small
 from benchmarks.speed.measuring import Effort
 from benchmarks.speed.networks import CASES, Case
 
@@ -38,6 +38,7 @@ def jobs(networks: Sequence[str], threads: Sequence[int], device: str, quick: bo
         found += _timed(cases, number, device, effort)
         if number == threads[0]:
             found += [
+                *_small_networks(quick),
                 Job("import / torch", "none", 1, partial(figures.importing, effort)),
                 *_counted(cases, device, effort),
                 *_growth(device, quick),
@@ -56,6 +57,12 @@ def _timed(cases: Mapping[str, Case], threads: int, device: str, effort: Effort)
     ):
         for name, case in chosen.items():
             yield Job(figure, name, threads, partial(measure, case, device, effort))
+
+
+def _small_networks(quick: bool) -> Iterator[Job]:
+    effort = Effort(2, 0.0) if quick else Effort(5, 5.0)
+    for name in small.SMALL:
+        yield Job("small network, step / all weights", name, 1, partial(small.training_step, name, effort))
 
 
 def _counted(cases: Mapping[str, Case], device: str, effort: Effort) -> Iterator[Job]:

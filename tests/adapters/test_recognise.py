@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import subsense as ss
 from look_alikes import RIGHT, WRONG, Base, Net
+from networks import with_sets
 from subsense.injection.site import Site
 
 
@@ -281,3 +282,31 @@ def test_gpt2s_linear_layer_is_known() -> None:
     robust = stirred(Net(utils.Conv1D(6, 6)), "5 6", "lora")
     assert (site(robust).layer.kind.name, site(robust).layer.out_axis) == ("linear", 1)
     check(robust, 5, 6)
+
+
+class Choosing(nn.Linear):
+    """A router, as mixtures of experts have it: a linear layer that gives scores and what it chose."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores = super().forward(x)
+        return scores.softmax(-1), scores.argmax(-1)
+
+
+class Mixture(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.router, self.head = nn.Linear(40, 40), Choosing(40, 2), nn.Linear(40, 3)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        x = self.body(a + b)
+        scores, chosen = self.router(x)
+        return self.head(x * scores.gather(-1, chosen[:, None]))
+
+
+def test_a_router_is_left_alone_and_the_plan_says_so() -> None:
+    robust = with_sets(ss.adapt(Mixture(), {"a": "40", "b": "40"}, method=["ssf", "lora"]))
+    assert [site.key for site in robust.plan.sites] == ["body", "head"]
+    assert robust.plan.out_of_reach == {"router.weight": 80, "router.bias": 2}
+    assert "router.weight" in str(robust.plan)
+    inputs = {"a": torch.randn(5, 40)}
+    ss.fold(robust, "a", example=inputs)  # it checks the numbers

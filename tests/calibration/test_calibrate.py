@@ -198,8 +198,9 @@ def test_the_same_call_gives_the_same_bits_whatever_the_callers_generator() -> N
     assert all(torch.equal(one, sets[1][name]) for name, one in sets[0].items())
 
 
-def test_a_failure_leaves_the_sets_as_they_were() -> None:
-    robust, inputs = adapted("towers", method=["ssf", "lora"])
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_a_failure_leaves_what_was_solved_and_the_rest_goes_on_from_there(sharing: str) -> None:
+    robust, inputs = adapted("towers", method=["ssf", "lora"], sharing=sharing)
     before = {name: bank.detach().clone() for name, bank in robust.adapter_parameters().items()}
     calls = []
 
@@ -212,9 +213,17 @@ def test_a_failure_leaves_the_sets_as_they_were() -> None:
     with pytest.raises(RuntimeError, match="in the middle"):
         ss.calibrate(robust, [inputs], **QUIET)
     handle.remove()
-    assert all(torch.equal(bank, before[name]) for name, bank in robust.adapter_parameters().items())
-    assert robust.trained == ()
-    ss.calibrate(robust, [inputs], **QUIET)
+    whole, _ = adapted("towers", method=["ssf", "lora"], sharing=sharing)
+    ss.calibrate(whole, [inputs], **QUIET)
+    expected = whole.adapter_parameters()
+    assert list(map(str, robust.trained)) == (["left"] if sharing == "independent" else [])
+    for name, bank in robust.adapter_parameters().items():
+        assert torch.equal(bank[0], (expected[name] if robust.trained else before[name])[0])
+        assert torch.equal(bank[1], before[name][1])
+    ss.calibrate(
+        robust, [inputs], combinations=[one for one in robust.combinations if one not in robust.trained], **QUIET
+    )
+    assert all(torch.equal(bank, expected[name]) for name, bank in robust.adapter_parameters().items())
 
 
 @pytest.mark.parametrize(

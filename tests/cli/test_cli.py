@@ -92,6 +92,7 @@ def test_ls_tells_of_a_data_set_without_its_files() -> None:
     text = succeed("ls", "data", "cwfid")
     assert "red '1 160 216', nir '1 160 216'" in text
     assert "label/001.png ... 060.png   0 soil, 1 crop, 2 weed" in text
+    assert "names mirror images too" in succeed("ls", "data", "mfnet")
     assert json.loads(succeed("ls", "data", "utd-mhad", "--json"))["modalities"]["gyroscope"] == "100 3"
     assert "Did you mean 'cwfid'" in fail(1, "ls", "data", "cwfd")
     assert "Did you mean 'methods'" in fail(2, "ls", "method")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from conformance.foreign_language_models import LANGUAGE_MODELS
+from conformance.foreign_language_models import LANGUAGE_MODELS, WITH_TIMM
 from conformance.foreign_timm import INSTALLED, TIMM
 from conformance.foreign_torch import TORCH
 from conformance.foreign_transformers import TRANSFORMERS
@@ -23,7 +23,7 @@ SOURCES: Mapping[str, Mapping[str, Case]] = {
     "transformers": TRANSFORMERS,
     "language models of transformers": LANGUAGE_MODELS,
     "torch": TORCH,
-    IMAGES: TIMM,
+    IMAGES: TIMM | WITH_TIMM,
 }
 DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"
 OPENING = """# Compatibility: networks that nobody here wrote
@@ -103,7 +103,8 @@ def page(rows: Mapping[str, Mapping[str, Row]], old: str) -> Iterator[str]:
 
 _IMAGES = """timm 1.0.31, segmentation-models-pytorch 0.6.0, open_clip 3.3.0: the smallest network of each family, for a
 colour picture and a depth map; nothing is declared. Compared to 1e-4. The three import torchvision, whose own
-operators can't be loaded beside this torch: the survey ran without them, and no network here calls one.
+operators can't be loaded beside this torch: the survey ran without them, and no network here calls one. Gemma 3n, whose
+tower for pictures is timm's, is a language model called as those above.
 """
 
 
@@ -163,9 +164,9 @@ def _num_rows() -> int:
 def _not_there() -> Iterator[str]:
     yield "\n## Not in the table\n"
     yield (
-        f"transformers {version('transformers')} has neither ImageBind nor TVLT, and its Gemma 3n needs timm. "
-        "Networks on a GPU, networks split "
-        "over several devices, and weights quantised by other libraries than torch's own were not tried."
+        f"transformers {version('transformers')} has neither ImageBind nor TVLT. "
+        "Networks on a GPU and networks split "
+        "over several devices were not tried. Weights in 8 and 4 bits: see [large networks](large-networks.md)."
     )
     yield ""
 

@@ -323,6 +323,30 @@ LANGUAGE_MODELS = {
                                "projector_output_dim": 16, "vision_output_dim": 16,
                                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
                 image_token_index=IMAGE),
-        4, options={"exclude": ["*.router"]}, note="its experts' weights are packed; adapted as a whole",
+        4, note="its experts' weights are packed; adapted as a whole",
     ),
 }  # fmt: skip
+
+WITH_TIMM = {
+    "transformers: Gemma 3n": talker(
+        library("Gemma3nForConditionalGeneration", "Gemma3nConfig",
+                text_config=LANGUAGE | {"vocab_size": 80, "vocab_size_per_layer_input": 64, "head_dim": 8,
+                                        "hidden_size_per_layer_input": 8, "altup_num_inputs": 2, "laurel_rank": 4,
+                                        "num_kv_shared_layers": 0, "sliding_window": 8,
+                                        "layer_types": ["sliding_attention", "full_attention"],
+                                        "activation_sparsity_pattern": [0.0, 0.0]},
+                vision_config={"architecture": "test_convnext", "hidden_size": 64, "vocab_size": 8,
+                               "vocab_offset": 64},
+                audio_config={"vocab_size": 8, "vocab_offset": 72, "input_feat_size": 16, "hidden_size": 16,
+                              "conf_attention_chunk_size": 4, "conf_attention_context_left": 5,
+                              "conf_num_attention_heads": 2, "conf_num_hidden_layers": 1,
+                              "sscp_conv_channel_size": [8, 4]},
+                audio_soft_tokens_per_image=2, vision_soft_tokens_per_image=4, image_token_id=65, audio_token_id=73,
+                boi_token_id=55, eoi_token_id=56, boa_token_id=58, eoa_token_id=59),
+        {"image": {"pixel_values": "3 64 64"}, "audio": {"input_features": "32 16", "input_features_mask": "32:bool"}},
+        {"image": [65], "audio": [73]}, [1, *[65] * 4, *[73] * 2], whole={"input_features_mask": True},
+        options={"exclude": ["model.vision_tower.timm_model.head.norm"]},
+        note="a small ConvNeXt of timm's in the place of its MobileNet-v5; its last norm is never called, and left out",
+    ),
+}  # fmt: skip
+"""What needs timm, too: the tower for pictures is one of its networks."""

@@ -62,9 +62,17 @@ def test_a_language_model_is_folded_without_its_towers(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_graph_that_reads_sizes_from_its_input_names_the_line() -> None:
-    it = Survey(LANGUAGE_MODELS["Qwen2.5-VL"])
-    with pytest.raises(ss.FoldError, match=r"stopped by 'grid_t, grid_h, grid_w = .*vision_utils.py, line \d+"):
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("Qwen2.5-VL", r"grid_t, grid_h, grid_w = .*vision_utils"),
+        ("Idefics3", r".*image_features.split\(.*modeling_idefics3"),
+        ("Llama 4", r"out.add_\(routed_out.reshape.*modeling_llama4"),
+    ],
+)
+def test_a_graph_that_reads_sizes_from_its_input_names_the_line(name: str, line: str) -> None:
+    it = Survey(LANGUAGE_MODELS[name])
+    with pytest.raises(ss.FoldError, match=rf"stopped by '{line}.py, line \d+"):
         ss.fold(stir(it.robust), "image", example=it.inputs, drop_absent=True)
 
 

@@ -35,6 +35,8 @@ def test_counts_of_the_real_data(shared):
     assert (len(data.train), len(data.test)) == (1447, 752)
     assert (len(set(data.train.groups)), len(set(data.test.groups))) == (62, 31)
     assert data.test.targets.float().mean().item() == pytest.approx(0.621, abs=0.001)
+    for part in (data.train, data.test):  # sorted by label, as the docstring warns
+        assert int((part.targets.diff() != 0).sum()) == 1
 
 
 def test_reads_features_labels_and_videos(root):

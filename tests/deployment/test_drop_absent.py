@@ -368,3 +368,20 @@ def test_an_export_that_stops_names_the_networks_line() -> None:
     robust.mark_trained("all")
     with pytest.raises(FoldError, match=r"stopped by 'return .* if a.sum\(\) > 0 .*test_drop_absent.py, line \d+"):
         fold(robust, "a", example={"a": torch.ones(2, 4)}, drop_absent=True)
+
+
+def test_an_export_that_binds_the_number_of_rows_names_the_networks_line(caplog: pytest.LogCaptureFixture) -> None:
+    class RowByRow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            rows = [self.a(row) for row in a]
+            return torch.stack(rows) + self.b(b)
+
+    robust = adapt(RowByRow(), {"a": "4", "b": "4"})
+    robust.mark_trained("all")
+    with pytest.raises(FoldError, match=r"stopped by 'rows = .* for row in a\]' \(test_drop_absent.py, line \d+"):
+        fold(robust, "a", example={"a": torch.ones(2, 4)}, drop_absent=True)
+    assert "guard added" not in caplog.text

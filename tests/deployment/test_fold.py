@@ -323,7 +323,7 @@ def test_a_hook_of_the_users_own_sees_what_the_adapter_gives_folded_or_not() -> 
 def test_a_fold_that_is_not_right_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     network, options = make("towers")
     robust = with_sets(adapt(network, **options)).train()
-    monkeypatch.setattr("subsense.deployment.fold._fold_site", lambda *_: None)
+    monkeypatch.setattr("subsense.deployment.fold._fold_site", lambda *_, decode: None)
     with pytest.raises(FoldError, match="the folded network: differs from what it was made of"):
         fold(robust, "left", example=draw(TOWERS))
     assert robust.training

@@ -1,10 +1,12 @@
 """Networks whose weights accelerate brings when they are needed: adapted before, served; the rest is said."""
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from accelerate import cpu_offload
+from accelerate import cpu_offload, dispatch_model
 from accelerate.hooks import remove_hook_from_module
 from torch import nn
 
@@ -12,11 +14,24 @@ import subsense as ss
 from networks import TOWERS, Towers, draw, only, with_sets
 
 
-def test_offloaded_after_adapting_it_gives_the_same_and_folds_once_it_is_back() -> None:
+def all_of_it(network: nn.Module, folder: Path) -> None:
+    cpu_offload(network, execution_device=torch.device("cpu"))
+    assert all(one.is_meta for one in network.parameters())
+
+
+def parts_to_disk(network: nn.Module, folder: Path) -> None:
+    places = {"left": "cpu", "right": "disk", "norm": "cpu", "head": "disk"}
+    dispatch_model(network, places, main_device="cpu", offload_dir=folder)
+    assert [one.is_meta for one in network.parameters()] == [False, False, True, False, False, True, True]
+
+
+@pytest.mark.parametrize("offload", [all_of_it, parts_to_disk])
+def test_offloaded_after_adapting_it_gives_the_same_and_folds_once_it_is_back(
+    offload: Callable[[nn.Module, Path], None], tmp_path: Path
+) -> None:
     whole = with_sets(ss.adapt(Towers(), TOWERS, method=["ssf", "lora"]))
     robust = copy.deepcopy(whole)
-    cpu_offload(robust.network, execution_device=torch.device("cpu"))
-    assert all(one.is_meta for one in robust.network.parameters())
+    offload(robust.network, tmp_path)
     inputs, present = draw(TOWERS), torch.eye(2).bool().repeat(2, 1)
     for model in (robust, whole):
         model.train()(inputs, present).square().sum().backward()

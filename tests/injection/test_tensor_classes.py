@@ -1,5 +1,6 @@
 """Tensors of a class of the user's own, and attention over padded tokens, run adapted as they did before."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,10 +31,17 @@ class InPlace(nn.Module):
         return self.head(self.act(self.last(self.act(self.hidden(x.mean((2, 3)))))))
 
 
-def _gradients(method: str, memory: Any, tagged: bool, inplace: bool, mixed: bool) -> list[Tensor]:
+def _gradients(
+    method: str,
+    memory: Any,
+    tagged: bool,
+    inplace: bool,
+    mixed: bool,
+    tag: Callable[[Tensor], Tensor] = lambda tensor: tensor.as_subclass(Tagged),
+) -> list[Tensor]:
     torch.manual_seed(0)
     robust = with_sets(ss.adapt(InPlace(inplace), SIZES, method=method, memory=memory)).train()
-    batch = {name: tensor.as_subclass(Tagged) if tagged else tensor for name, tensor in draw(SIZES).items()}
+    batch = {name: tag(tensor) if tagged else tensor for name, tensor in draw(SIZES).items()}
     present = torch.tensor([[True, False], [False, True], [True, True], [True, False]]) if mixed else None
     found = []
     for _ in range(3):
@@ -48,6 +56,18 @@ def _gradients(method: str, memory: Any, tagged: bool, inplace: bool, mixed: boo
 @pytest.mark.parametrize("mixed", [True, False], ids=["mixed", "alike"])
 def test_gradients_of_a_tensor_class_are_those_of_tensors(method: str, memory: str, mixed: bool) -> None:
     found, expected = _gradients(method, memory, True, True, mixed), _gradients(method, memory, False, False, mixed)
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mixed", [True, False], ids=["mixed", "alike"])
+def test_gradients_of_monais_tensors_are_those_of_tensors(mixed: bool) -> None:
+    monai = pytest.importorskip("monai.data", reason="needs the extra subsense[monai]")
+    found = _gradients(
+        "ssf", "normal", True, True, mixed, lambda tensor: monai.MetaTensor(tensor, meta={"space": "RAS"})
+    )
+    expected = _gradients("ssf", "normal", False, False, mixed)
     assert len(found) == len(expected) > 0
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -29,9 +29,24 @@ def quantised(layer: nn.Linear) -> Any:
     return torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), {nn.Linear})[0]
 
 
+class Packed(nn.Module):
+    """A linear layer as GPTQ and AWQ keep it: codes and scales in buffers, no parameter."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        scale = plain.weight.detach().abs().amax() / 7
+        self.register_buffer("scales", scale)
+        self.register_buffer("qweight", (plain.weight.detach() / scale).round().to(torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.qweight * self.scales).T
+
+
 PARTS: dict[str, tuple[Callable[[nn.Linear], Any], str]] = {
     "scripted": (torch.jit.script, "it is a TorchScript module"),
     "quantised": (quantised, "it is quantised"),
+    "packed": (Packed, r"its weight is kept in codes \(qweight\) of a library that isn't served"),
     "a tensor of its own kind": (strange, "its weight is a Strange, no plain parameter"),
 }
 

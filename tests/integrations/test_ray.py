@@ -16,7 +16,8 @@ from torch import nn
 
 import subsense as ss
 from networks import TOWERS, draw, make, with_sets
-from subsense.integrations.ray import _inside, application, sharing_weights
+from sessions import python_blocks
+from subsense.integrations.ray import _inside, sharing_weights
 from subsense.integrations.serving.answering import answer_rows
 from training_examples import make_robust
 
@@ -62,16 +63,16 @@ def test_rows_are_answered_each_for_itself() -> None:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[dict[str, ss.RobustModel]]:
-    """Serve two folders with two replicas."""
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ss.RobustModel]]:
+    """Serve two folders with two replicas, as the page says."""
     ray = pytest.importorskip("ray", reason="needs the extra subsense[ray]")
     from ray import serve
 
-    found = save_sets(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    found = save_sets(tmp_path / "sets")
     paths = os.pathsep.join(path for path in sys.path if path)
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
-    app = application(network, tmp_path, "day", num_replicas=2, ray_actor_options={"num_cpus": 0.5})
-    serve.run(app, route_prefix="/")
+    ray.init(num_cpus=4, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    exec(python_blocks("serving")[1], {"make_network": network})
     yield found
     serve.shutdown()
     ray.shutdown()

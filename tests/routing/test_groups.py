@@ -41,6 +41,29 @@ def test_groups_of_one_row_keep_their_shape_where_the_head_squeezes(
     torch.testing.assert_close(grouped, together)
 
 
+class Several(Squeezing):
+    """Give three outputs, as networks with heads for several tasks do."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.second, self.third = nn.Conv1d(4, 1, 1), nn.Conv1d(4, 3, 1)
+
+    def forward(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        pooled = self.inner(torch.cat([a, b, c], 1)).relu().mean(2, keepdim=True)
+        return tuple(head(pooled).squeeze() for head in (self.head, self.second, self.third))
+
+
+def test_several_outputs_keep_their_shapes_where_heads_squeeze(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subsense.model.rows.LARGE_GROUP", 1)
+    robust = with_sets(adapt(Several(), SPEC))
+    inputs = draw(SPEC, rows=2)
+    together = robust(inputs, TWO)
+    with torch.no_grad():
+        grouped = robust(inputs, TWO)
+    assert [one.shape for one in grouped] == [(2,), (2,), (2, 3)]
+    torch.testing.assert_close(grouped, together)
+
+
 def test_an_output_of_another_shape_in_one_group_is_refused_in_words() -> None:
     def run(filled: dict[str, tuple[Tensor, ...]], code: int) -> Tensor:
         return filled["a"][0] if code else filled["a"][0].flatten()

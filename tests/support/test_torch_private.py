@@ -214,3 +214,10 @@ def test_the_switch_of_the_fused_path() -> None:
         with plain_attention():
             layer(torch.randn(2, 3, 8))
         assert calls
+
+
+def test_a_tensor_of_plain_ones_is_taken_apart() -> None:
+    plain = torch.ones(3)
+    assert list(private.plain_parts(plain)) == [plain]
+    jagged = torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)], layout=torch.jagged)
+    assert [part.tolist() for part in private.plain_parts(jagged)][:2] == [[1, 1, 0, 0, 0], [0, 2, 5]]

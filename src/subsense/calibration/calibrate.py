@@ -50,7 +50,8 @@ def calibrate(
     sites before it already calibrated, is a least-squares problem with a closed solution: scale and shift for each
     channel, or a low-rank map (reduced-rank regression), as the methods of the plan have it. Sets that were solved
     count as trained; those of other combinations stay bit-identical. With additive sharing all combinations are solved
-    together, since they share rows. Takes seconds where training takes minutes.
+    together, since they share rows. Takes seconds where training takes minutes. Where it is stopped, or fails, sets of
+    independent sharing that were solved before stay, so ``combinations`` without `RobustModel.trained` goes on.
 
     Args:
         robust: what `adapt` made.
@@ -104,10 +105,8 @@ def calibrate(
     sampler = Sampler(positions, count, seed)
     job = _Job(robust, cut(fitted, chunk or found.count), Settings(ridge, rank, sampler), Recorder(bool(checked)))
     robust.confidence = None  # what was calibrated was so for other sets
-    with _restoring(robust):
-        job.solve(asked, progress)
-        outputs = job.check(asked, cut(checked, chunk or found.count)) if checked else {}
-    robust.mark_trained(asked)
+    job.solve(asked, progress)
+    outputs = job.check(asked, cut(checked, chunk or found.count)) if checked else {}
     methods = list(map(inner, robust.plan.adapters))
     used = max([min(one.rank, rank or one.rank) for one in methods if hasattr(one, "rank")], default=rank or RANK)
     job.recorder.settle(used, ridge)
@@ -141,7 +140,9 @@ class _Job:
         goals = capture.goals if single else None
         groups = [asked] if self.robust.sharing == "additive" else [(one,) for one in asked]
         for group in _shown(groups, progress):
-            self._solver(group, goals, capture.calls).run()
+            with _restoring(self.robust):
+                self._solver(group, goals, capture.calls).run()
+            self.robust.mark_trained(group)
 
     def _solver(self, group: Sequence[Combination], goals: Goals | None, calls: dict[str, int]) -> Solver:
         codes = [self.robust.modalities.code(one) for one in group]

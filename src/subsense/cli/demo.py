@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 INTRODUCTION = """Handwritten digits, seen by four cameras, each of which sees one quadrant: nw, ne, sw, se.
 A network learns to read them from all four. Then cameras fail."""
+QUICK = ["pretrain.epochs=16", "pretrain.lr=5e-3", "train.epochs=16", "train.lr=2e-2"]
+"""Half of the recipe's epochs; chosen by training rows that were held out."""
 
 
 def demo(
@@ -29,15 +31,15 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Break and mend a network that reads digits by four cameras. Under two minutes, no download.
+    """Break and mend a network that reads digits by four cameras. Under a minute, no download.
 
-    It runs the shipped recipe `digits`, which `subsense cp digits` copies for you to change.
+    It runs the shipped recipe `digits`, which `subsense cp digits` copies for you to change, with half of its epochs.
     """
     to = ERR if as_json else OUT
     say(INTRODUCTION, to=to)
     from subsense.recipes import run as pipeline
 
-    job = pipeline.open_job("digits", output=output, changes=[f"seed={seed}"])
+    job = pipeline.open_job("digits", output=output, changes=[f"seed={seed}", *QUICK])
     for kept in (job.state, job.columns):
         rmtree(kept, ignore_errors=True)
     pipeline.start(job)

@@ -8,7 +8,7 @@ import typer
 
 from subsense.cli.arguments import Changes, Json, Output, RecipeName, Root
 from subsense.cli.console import say_json
-from subsense.recipes.progress import say
+from subsense.recipes.progress import is_first, say
 
 
 def train(
@@ -30,6 +30,8 @@ def train(
         pipeline.start(job)
     robust = pipeline.adapt_network(job, pipeline.pretrain(job))
     report = pipeline.train_sets(job, robust)
+    if not is_first():
+        return
     if as_json:
         say_json({"adapters": str(job.adapters), "training": report.as_dict()})
         return

@@ -47,6 +47,9 @@ def cmu_mosi(root: str | Path | None = None) -> Data:
 
     `text` "100", `audio` "73", `video` "100"; each feature is standardised with the training part's mean and deviation.
 
+    The published tables are sorted by label, then by video, so what stands beside an utterance gives its label away. A
+    network that reads neighbours needs the order of speaking: the numbers in the transcripts' ids, ``VIDEO_12``.
+
     Raises:
         DataError: a file is absent or damaged, or the three modalities' labels disagree.
     """

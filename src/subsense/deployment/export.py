@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from subsense.deployment.torch_private import noting_guards
 from subsense.errors import FoldError
 from subsense.support.torch_private import tree_flatten, tree_map
 
@@ -147,21 +149,29 @@ def attempt(what: str, export: Callable[[], Result]) -> Result:
         with torch.no_grad():
             return export()
     except Exception as error:
-        place = _stopped_at(error)
-        raise FoldError(f"{what} can't take this network{place}: {type(error).__name__}: {error}") from error
+        place = _own_line(traceback.extract_tb(error.__traceback__)) or _binding_line(export, error)
+        stopped = f", stopped by {place.line!r} ({Path(place.filename).name}, line {place.lineno})" if place else ""
+        raise FoldError(f"{what} can't take this network{stopped}: {type(error).__name__}: {error}") from error
 
 
-def _stopped_at(error: Exception) -> str:
-    """Name the network's own line that stopped an export; nothing where that isn't known."""
-    torchs, own = (str(Path(str(package.__file__)).parent) for package in (torch, sys.modules["subsense"]))
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((torchs, own, "<")) and Path(frame.filename).exists()
-    ]
-    if len(frames) < 1:
-        return ""
-    return f", stopped by {frames[-1].line!r} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+def _own_line(frames: Iterable[traceback.FrameSummary]) -> traceback.FrameSummary | None:
+    """Give the innermost line that is the network's own; None where none is."""
+    others = tuple(str(Path(str(package.__file__)).parent) for package in (torch, logging, sys.modules["subsense"]))
+    own = [one for one in frames if not one.filename.startswith((*others, "<")) and Path(one.filename).exists()]
+    return own[-1] if own else None
+
+
+def _binding_line(export: Callable[[], Any], error: Exception) -> traceback.FrameSummary | None:
+    """Export once more, and give the line that bound the number of rows, where that is what the error is about."""
+    if "Constraints violated" not in str(error):
+        return None
+    lines: list[traceback.FrameSummary | None] = []
+    with noting_guards(lambda: lines.append(_own_line(traceback.extract_stack()[:-1]))), torch.no_grad():
+        try:
+            export()
+        except Exception:
+            return next((line for line in reversed(lines) if line), None)
+    return None
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -17,6 +17,7 @@ from subsense.adapters import Adapter
 from subsense.adapters.folding import fold_sets
 from subsense.adapters.layers.computed import make_plain, refresh
 from subsense.adapters.layers.layer import Slot
+from subsense.adapters.layers.quantised import make_linear, unfoldable
 from subsense.deployment.drop_absent import draw_example, drop, present_arguments
 from subsense.deployment.export import Different, compare, write_export, write_onnx
 from subsense.deployment.keeping import guard_keeping
@@ -108,7 +109,7 @@ def fold(
         refresh(robust.network)
         folded = _copy(robust.network)
     for _, rows in groupby(adapters, key=lambda one: one[0].key):
-        _fold_site(folded, list(rows))
+        _fold_site(folded, list(rows), decode=bool(drop_absent or onnx or export))
     guard_keeping(robust.network, folded)
     if given is None:
         _warn_of_masks(robust, present)
@@ -178,7 +179,10 @@ def _copy(network: nn.Module) -> nn.Module:
             "accelerate.hooks.remove_hook_from_module(model.network, recurse=True)"
         )
     if not is_sharded(network):
-        return copy.deepcopy(network)
+        try:
+            return copy.deepcopy(network)
+        except RuntimeError as error:  # weights of a class of their own, excluded from adapting
+            raise FoldError(f"fold: torch can't copy the network: {error}") from error
     from subsense.support.sharded import gathered
 
     return gathered(network)
@@ -259,7 +263,8 @@ def _nested(robust: RobustModel) -> str:
     )
 
 
-def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow]) -> None:
+def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow], decode: bool) -> None:
+    """Fold what acts at one site; `decode`: make numbers of codes, for a graph, where nothing changes, too."""
     site = rows[0][0]
     modules = [folded.get_submodule(path) for path in site.modules]
     layer = site.layer
@@ -275,7 +280,13 @@ def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow]) -> None:
             layer, [(adapter, row) for _, adapter, row in rows], acting, None if bias is None else bias.detach()
         )
         new_weight = (new_weight - layer.offset if layer.offset else new_weight).to(plain.dtype)
-        weights.write(layer.weight, module, new_weight, changed=not torch.equal(new_weight, plain))
+        changed = (layer.quantised and decode) or not torch.equal(new_weight, plain)
+        if layer.quantised and changed:
+            if why := unfoldable(module):
+                raise FoldError(f"fold: {layer.path} ({layer.class_name}): {why}")
+            make_linear(module)
+            new_weight = new_weight.to(like.dtype)
+        weights.write(layer.weight, module, new_weight, changed)
         if layer.bias and new_bias is not None:
             weights.write(layer.bias, module, new_bias.to(plain.dtype), changed=True)
 
@@ -311,7 +322,7 @@ class _Once:
 
 def _whole(slot: Slot, old: Tensor | None, value: Tensor) -> Tensor:
     if slot.rows is None:
-        return value.to(old.dtype if old is not None else value.dtype)
+        return value.to(old.dtype if old is not None and old.is_floating_point() else value.dtype)
     whole = value.new_zeros(slot.length, *slot.shape[1:]) if old is None else old.detach().clone()
     whole[slice(*slot.rows)] = value.to(whole.dtype)
     return whole

@@ -28,8 +28,7 @@ from subsense.support.modules import device_of, evaluating
 from subsense.support.torch_private import name_of
 
 if TYPE_CHECKING:
-    from torchmetrics import Metric
-
+    from subsense.evaluation.metrics import MetricLike
     from subsense.evaluation.reliability import Reliable
 
 Runs = Callable[[Any, Tensor], Any]
@@ -43,7 +42,7 @@ def evaluate(
     robust: RobustModel,
     loader: Iterable[Any],
     *,
-    metric: str | Metric | Measure,
+    metric: MetricLike,
     combinations: Wanted = "all",
     columns: Collection[Column] = ("pretrained", "adapted"),
     dedicated: Given | None = None,
@@ -64,7 +63,8 @@ def evaluate(
         robust: the network with its adapter sets.
         loader: batches ``(inputs, target)``: ``{modality: tensor (batch, ...)}``, which may hold ``"present"``, bool
             (batch, modality), and the tensor that the metric compares with.
-        metric: a name such as ``"accuracy"`` or ``"miou"``, a `torchmetrics.Metric`, or what `metrics.build` makes.
+        metric: a name such as ``"accuracy"`` or ``"miou"``; with options, ``{"miou": {"ignore_index": 255}}``; a
+            `torchmetrics.Metric`; or what `subsense.evaluation.metrics.build` makes.
         combinations: ``"all"``, the complete one included, or those to measure.
         columns: which of ``"pretrained"`` (the frozen network on filled inputs) and ``"adapted"`` to measure.
         dedicated: combination -> a network trained for it alone, called as the frozen one is; or its measured value.

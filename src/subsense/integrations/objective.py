@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,8 @@ class BatchLoss:
             rows = has[:, wanted].all(1).nonzero().flatten()
             if len(rows):
                 some, goals = take(inputs, rows, len(has)), take(target, rows, len(has))
-                output = self.robust(some, graded(wanted.expand(len(rows), -1), some))
+                with _untrained_is_pretrained(self.robust):
+                    output = self.robust(some, graded(wanted.expand(len(rows), -1), some))
                 yield combination, self.objective.loss(output, self.objective.goal(some, goals)), len(rows)
 
     def _parts(self, batch: Any) -> tuple[Mapping[str, Any], Any]:
@@ -66,6 +68,17 @@ class BatchLoss:
             raise InputError("a batch of the loader: expected (inputs, target), but found inputs alone; "
                              "without targets, use loss='distill'")  # fmt: skip
         return inputs, target
+
+
+@contextmanager
+def _untrained_is_pretrained(robust: RobustModel) -> Iterator[None]:
+    """Let the frozen network answer where nothing was trained yet: Lightning validates two batches before it trains."""
+    policy = robust.router.untrained
+    robust.router.untrained = "pretrained"
+    try:
+        yield
+    finally:
+        robust.router.untrained = policy
 
 
 def batch_loss(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from xxhash import xxh3_128
 
-from subsense.support.torch_private import whole
+from subsense.support.torch_private import plain_parts, whole
 
 
 def fingerprint(network: nn.Module, like: str = "xxh3:") -> str:
@@ -38,7 +38,8 @@ def fingerprint(network: nn.Module, like: str = "xxh3:") -> str:
     for name, tensor in network.state_dict().items():
         if isinstance(tensor, Tensor):
             digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-            digest.update(whole(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            for part in plain_parts(whole(tensor.detach())):
+                digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return f"{algorithm}{colon}{digest.hexdigest()}"
 
 

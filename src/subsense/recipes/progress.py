@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -47,5 +48,24 @@ class Pace:
 
 
 def note(text: object) -> None:
-    """Write progress to stderr."""
-    say(text, "dim", ERR)
+    """Write progress to stderr; of several processes the first one does."""
+    if is_first():
+        say(text, "dim", ERR)
+
+
+def num_processes() -> int:
+    """Count the processes that were launched together: torchrun and its like tell each of them.
+
+    >>> num_processes()
+    1
+    """
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first() -> bool:
+    """Say whether this process is the one of those launched together that tells and writes.
+
+    >>> is_first()
+    True
+    """
+    return num_processes() == 1 or int(os.environ.get("RANK", 0)) == 0

@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd as Convolution
 from torch.nn.modules.conv import _ConvTransposeNd as TransposedConvolution
 from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNorm
 from torch.nn.modules.module import _global_forward_hooks
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -225,6 +226,16 @@ def whole(tensor: Tensor) -> Tensor:
     """Give all of a tensor; every process has to ask."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
+
+
+def plain_parts(tensor: Tensor) -> Iterator[Tensor]:
+    """Give the plain tensors of which a tensor of a class of its own is made (codes and their factors); itself else."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from plain_parts(getattr(tensor, name))
 
 
 def is_hook_place(name: str) -> bool:

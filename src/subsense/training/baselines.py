@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from subsense.adapters.layers.foreign import strange_tensor
 from subsense.errors import TrainingError
-from subsense.evaluation.measure import Measure
 from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities
 from subsense.modalities.calling import CallSpec, parse_call, spread_arguments
 from subsense.modalities.declaration import Wanted
@@ -26,7 +26,7 @@ from subsense.training.seeding import random_state_kept, seed_everything
 from subsense.training.trainee import Weights, teacher_of
 
 if TYPE_CHECKING:
-    from torchmetrics import Metric
+    from subsense.evaluation.metrics import MetricLike
 
 WEIGHTS_LR = 1e-3
 """Highest learning rate by default where all weights train; adapters bear ten times as much."""
@@ -40,7 +40,7 @@ def train_dedicated(
     *,
     loss: Loss | Distill | Literal["distill"],
     val_loader: Any = None,
-    metric: str | Metric | Measure | None = None,
+    metric: MetricLike | None = None,
     select: Select | None = None,
     **options: Any,
 ) -> nn.Module:
@@ -103,7 +103,7 @@ def finetune(
     combinations: Wanted | None = None,
     weights: Mapping[CombinationLike, float] | None = None,
     val_loader: Any = None,
-    metric: str | Metric | Measure | None = None,
+    metric: MetricLike | None = None,
     select: Select | None = None,
     **options: Any,
 ) -> nn.Module:
@@ -163,7 +163,7 @@ def pretrain(
     loss: Loss,
     call: CallSpec = "kwargs",
     val_loader: Any = None,
-    metric: str | Metric | Measure | None = None,
+    metric: MetricLike | None = None,
     select: Select | None = None,
     **options: Any,
 ) -> nn.Module:
@@ -205,7 +205,7 @@ def _train_weights(
     loss: Loss | Distill | Literal["distill"],
     teacher: Any,
     val_loader: Any,
-    metric: str | Metric | Measure | None,
+    metric: MetricLike | None,
     select: Select | None,
     options: Mapping[str, Any],
 ) -> nn.Module:
@@ -218,7 +218,18 @@ def _train_weights(
     with random_state_kept():
         seed_everything(checked.seed, "network")
         filled = make()
+    _check_trainable(filled.network)
     for parameter in filled.network.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     fit(Run(Weights(filled), loader, objective, parts, checked, validation, {"strategy": kind}))
     return filled.network.eval()
+
+
+def _check_trainable(network: nn.Module) -> None:
+    """Raise `TrainingError` for weights of a class of their own: codes of 8 or 4 bits can't be trained."""
+    for path, module in network.named_modules():
+        if why := strange_tensor(module):
+            raise TrainingError(
+                f"{path or 'the network'} ({type(module).__name__}): {why}, and can't be trained; train a network "
+                "whose weights are plain, as it was before quantising"
+            )

@@ -109,7 +109,7 @@ def _attention(path: str, module: nn.Module) -> Iterator[Layer]:
 def _table(path: str, module: nn.Embedding, holders: Mapping[int, int]) -> Iterator[Layer]:
     """Give an embedding table; nothing for one that is shared, or changes its entries when they are read."""
     own = own_forward(type(module)) or "forward" in vars(module) or not isinstance(module.weight, nn.Parameter)
-    if module.max_norm is None and not own and holders[id(module.weight)] == 1:
+    if module.max_norm is None and not (own or strange_tensor(module)) and holders[id(module.weight)] == 1:
         features, weight = (module.embedding_dim,), Slot("weight", (module.num_embeddings, module.embedding_dim))
         yield Layer(path, TABLE, type(module).__name__, features, -1, weight, None, found=True)
 
@@ -180,6 +180,11 @@ def _alone(layer: Layer | UnsupportedLayer, module: nn.Module, holders: Mapping[
 def _describe(
     path: str, module: nn.Module, why_foreign: str | None, known: Known
 ) -> Iterable[Layer | UnsupportedLayer]:
+    from subsense.adapters.layers.probe import NO_TENSOR
+    from subsense.adapters.layers.quantised import quantised_layer, quantiser_of
+
+    if not why_foreign and (library := quantiser_of(module)):
+        return (quantised_layer(path, module, library),)
     base = next((base for base in _KNOWN if isinstance(module, base)), None)
     if not (why_foreign or base or may_be_layer(module)):
         return ()
@@ -193,6 +198,7 @@ def _describe(
         if isinstance(found, Layer):
             return (found,)
         fault = found
+        base = None if NO_TENSOR in fault else base
     if not (why_foreign or base):  # it holds what a layer holds, and is none
         return ()
     return (UnsupportedLayer(f"{path or 'the network'} ({type(module).__name__}): {fault}"),)
@@ -221,7 +227,8 @@ def _recognised(path: str, module: nn.Module, base: type[nn.Module] | None, know
 def _fault(module: nn.Module) -> str | None:
     if "forward" in vars(module):
         return "its forward was replaced on the instance; remove that, or exclude the layer"
-    return _computed_weight(module) or next(filter(None, map(strange_tensor, _owners(module))), None)
+    strange = next(filter(None, map(strange_tensor, _owners(module))), None)
+    return _computed_weight(module) or (strange and f"{strange}, so nothing can be folded into it; exclude it")
 
 
 def _computed_weight(module: nn.Module) -> str | None:

@@ -24,6 +24,11 @@ def foreign(module: nn.Module) -> str | None:
             "it is quantised, so no scale, shift or low-rank difference can be folded into it; quantise the folded "
             "network instead, or exclude it"
         )
+    if codes := _codes(module):
+        return (
+            f"its weight is kept in codes ({codes}) of a library that isn't served; quantise by torchao or "
+            "bitsandbytes, or exclude it"
+        )
     return None
 
 
@@ -40,8 +45,19 @@ def strange_tensor(module: nn.Module) -> str | None:
         kind = type(parameter)
         plain = (nn.Parameter, nn.UninitializedParameter, *loaded({"torch.distributed.tensor:DTensor": ""}))
         if parameter is not None and kind not in plain:  # how a DTensor is split is looked at before
-            return f"its {name} is a {kind.__name__}, no plain parameter, so nothing can be folded into it; exclude it"
+            return f"its {name} is a {kind.__name__}, no plain parameter"
     return None
+
+
+def _codes(module: nn.Module) -> str | None:
+    """Name the whole numbers in which a linear layer of GPTQ, AWQ and their like keeps its weight, most in buffers."""
+    if isinstance(module, nn.Linear) or not (hasattr(module, "in_features") and hasattr(module, "out_features")):
+        return None
+    own = {**module._buffers, **module._parameters}
+    tensors = {name: one for name, one in own.items() if one is not None and name != "bias"}
+    if any(one.is_floating_point() for name, one in tensors.items() if name in module._parameters):
+        return None
+    return next((name for name, one in tensors.items() if not one.is_floating_point()), None)
 
 
 def _is_quantised(cls: type) -> bool:

@@ -109,6 +109,7 @@ class Layer:
             activation); empty where that is its output.
         computed: further parameters, of which its weight is made.
         whole: whether it uses its weight in a way of its own, so that its adapters act in it, as a fold does.
+        quantised: whether its weight is kept in codes, which nothing but a fold may read.
     """
 
     path: str
@@ -128,6 +129,7 @@ class Layer:
     seen: str = ""
     computed: tuple[str, ...] = ()
     whole: bool = False
+    quantised: bool = False
 
     @cached_property
     def key(self) -> str:

@@ -28,6 +28,8 @@ OFFSETS = (0.0, 1.0)
 LARGEST = 4096
 """Most numbers of a weight that is probed in float64; a larger one is probed as it is, in float32 at least."""
 RANK = 2
+NO_TENSOR = "no tensor"
+"""How what is found ends of a module that gives something else, as routers do: that is no layer."""
 
 
 def probe(layer: Layer, module: nn.Module) -> Layer | UnsupportedLayer:
@@ -126,7 +128,7 @@ def _first_output(
         y = _call(layer, module, _parameters(layer, module), x)
     except Exception as error:
         return x, f"it can't be run on one tensor of numbers ({type(error).__name__}: {error})"
-    return x, y if isinstance(y, Tensor) else f"it gives {type(y).__name__}, no tensor"
+    return x, y if isinstance(y, Tensor) else f"it gives {type(y).__name__}, {NO_TENSOR}"
 
 
 def _call(layer: Layer, module: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Any:

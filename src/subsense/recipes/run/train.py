@@ -11,11 +11,12 @@ from typing import Any
 from torch import nn
 
 import subsense as ss
-from subsense.recipes.progress import note
+from subsense.recipes.progress import is_first, note
 from subsense.recipes.run.fills import make_fill
 from subsense.recipes.run.job import Job, open_job
 from subsense.recipes.run.network_file import read_weights, write_weights
 from subsense.recipes.run.resolve import fresh_network, load_adapters, make_call, make_layers, make_loss, make_methods
+from subsense.recipes.run.together import by_first
 from subsense.recipes.schema import Fit, Recipe
 from subsense.training import TrainingReport, baselines
 
@@ -46,6 +47,10 @@ def start(job: Job) -> None:
             f"{job.state} holds a training that was stopped: go on with --resume, or write elsewhere with --output, "
             "or delete it"
         )
+    by_first(lambda: _clear(job))
+
+
+def _clear(job: Job) -> None:
     job.network_file.unlink(missing_ok=True)
     job.trained.unlink(missing_ok=True)
 
@@ -65,7 +70,7 @@ def pretrain(job: Job) -> nn.Module:
     network = fresh_network(job.recipe)
     settings = fit_settings(job, part, folder=job.state / "pretrain", resume=True)
     baselines.pretrain(network, job.modalities, call=make_call(job.recipe), **settings)
-    write_weights(network, job.network_file, _origin(job.recipe))
+    by_first(lambda: write_weights(network, job.network_file, _origin(job.recipe)))
     return network
 
 
@@ -114,10 +119,14 @@ def train_sets(job: Job, robust: ss.RobustModel) -> TrainingReport:
     note(f"training the adapter sets of {len(robust.combinations)} combinations, {part.strategy}, {part.epochs} epochs")
     settings = fit_settings(job, part, folder=job.state / "train", resume=True)
     report = ss.train(robust, strategy=part.strategy, start=part.start, degrade=part.degrade, **settings)
+    by_first(lambda: _keep(job, robust))
+    return report
+
+
+def _keep(job: Job, robust: ss.RobustModel) -> None:
     ss.save(robust, job.adapters)
     job.trained.write_text(_origin_of_sets(job.recipe), "utf-8")
     rmtree(job.state)
-    return report
 
 
 def load_sets(job: Job, network: nn.Module) -> ss.RobustModel:
@@ -147,7 +156,7 @@ def open_model(
 def fit_settings(job: Job, part: Fit, **more: Any) -> dict[str, Any]:
     """Give the keywords that all functions which train share."""
     return {"loader": job.batches(part.batch_size), "loss": make_loss(part.loss), "seed": job.recipe.seed,
-            "progress": sys.stderr.isatty(), **part.options, **more}  # fmt: skip
+            "progress": sys.stderr.isatty() and is_first(), **part.options, **more}  # fmt: skip
 
 
 def _origin(recipe: Recipe) -> str:
