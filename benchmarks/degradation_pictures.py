@@ -24,6 +24,13 @@ from subsense.degradation.words import OF_WORDS
 from subsense.evaluation.reporting.figure import to_png
 
 SEVERITIES = range(1, MOST + 1)
+PICTURES = {
+    "values": OF_VALUES,
+    "series": OF_SERIES,
+    "images": (*OF_IMAGES, find("noise"), find("saturation")),
+    "words": OF_WORDS,
+}
+"""File -> the kinds that it shows."""
 SENTENCE = "the battery lasts all day but the screen is far too dark to read outside"
 OTHERS = "good bad phone price camera slow quick never service buy light heavy sound"
 
@@ -111,13 +118,9 @@ def _figure(kinds: list[str], columns: int, height: float) -> tuple[Figure, list
 def main(folder: Path) -> None:
     """Write the pictures into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {
-        "values": draw_signal([one.name for one in OF_VALUES]),
-        "series": draw_signal([one.name for one in OF_SERIES]),
-        "images": draw_photograph([one.name for one in (*OF_IMAGES, find("noise"), find("saturation"))]),
-        "words": draw_words([one.name for one in OF_WORDS]),
-    }
-    for name, figure in pictures.items():
+    ways = {"values": draw_signal, "series": draw_signal, "images": draw_photograph, "words": draw_words}
+    for name, kinds in PICTURES.items():
+        figure = ways[name]([kind.name for kind in kinds])
         picture = Image.open(io.BytesIO(to_png(figure, 80))).convert("RGB")
         picture.quantize(128).save(folder / f"{name}.png", optimize=True)
 

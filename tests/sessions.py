@@ -7,12 +7,13 @@ from pathlib import Path
 DOCS = Path(__file__).parents[1] / "docs"
 NOT_WORDS = re.compile(r"[\d.,%<>A-Z -]+|torch \S+")
 NUMBER = re.compile(r"-?\d+\.\d+")
+COUNT = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d.])")
 FINGERPRINT = re.compile(r"\b(xxh3:)?[0-9a-f]{12}\b")
 TOLERANCE = 6.0  # points: another processor trains to other last digits
 
 
 class Checker(doctest.OutputChecker):
-    """Compare words exactly, and numbers with a fraction within a tolerance."""
+    """Compare words and counts (`2,004`) exactly, and numbers with a fraction within a tolerance."""
 
     def check_output(self, want: str, got: str, optionflags: int) -> bool:
         if "tensor([" in want:  # what the digits are read as, most of it
@@ -22,7 +23,8 @@ class Checker(doctest.OutputChecker):
             abs(one - other) <= TOLERANCE for one, other in zip(*numbers, strict=True)
         )
         words = [NOT_WORDS.sub(" ", FINGERPRINT.sub("", text)) for text in (want, got)]
-        return near and super().check_output(*words, optionflags)
+        counts = [COUNT.findall(text) for text in (want, got)]
+        return near and counts[0] == counts[1] and super().check_output(*words, optionflags)
 
 
 def python_blocks(name: str) -> list[str]:

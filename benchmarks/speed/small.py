@@ -80,7 +80,7 @@ def _calling(robust: ss.RobustModel, inputs: dict[str, Tensor], present: Tensor)
 
 
 def _step(parameters: Iterable[nn.Parameter], run: Callable[[], Tensor], target: Tensor) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(list(parameters), lr=1e-4)
+    optimizer = torch.optim.AdamW(list(parameters), lr=1e-4, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()

@@ -256,8 +256,13 @@ def test_evaluate_prints_the_table_and_writes_every_form(trained: Path) -> None:
         assert word in text
     for suffix in ("json", "md", "png", "html"):
         assert Path(f"run/results.{suffix}").stat().st_size > 200
+    page = Path("run/results.html").read_text("utf-8")
+    assert "calibrated on 10 other rows of the test part" in page
+    assert '"abstains": true' in page or '"abstains": false' in page
     results = ss.Results.load("run/results.json")
+    assert results.rows[0].reliability is None
     assert results["left"].dedicated is not None
+    assert set(results["left"].intervals) == {"pretrained", "adapted", "dedicated", "fine_tuned"}
     assert results["right"].dedicated is None
     assert results.seed == 0
 

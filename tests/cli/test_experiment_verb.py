@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,6 +136,8 @@ def test_confidence_is_calibrated_on_one_half_and_measured_on_the_other(three: P
     assert "wrong" in finding.header
     assert [series.name for series in finding.charts[0].series] == ["rows like those", "calibrated on rows trained on"]
     assert "by groups" not in finding.header, "every row is its own group"
+    [ends] = re.findall(r"mean of a combination is ([\d.]+)% to ([\d.]+)%", text)
+    assert [float(end) for end in ends] == pytest.approx([100 * 17 / 21] * 2, abs=2.5)  # of 20 losses the 17th
 
 
 def test_unseen_combinations_are_served_by_the_nearest_set_or_by_summed_rows(three: Path) -> None:

@@ -1,5 +1,9 @@
 """Every degradation: what it is at each severity, against what its page promises."""
 
+import doctest
+import inspect
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +13,7 @@ from subsense.degradation.kinds import share_of
 from subsense.degradation.words import NO_WORD
 from subsense.errors import InputError
 
+REPOSITORY = Path(__file__).parents[2]
 EACH = pytest.mark.parametrize("kind", DEGRADATIONS.values(), ids=str)
 SHAPES = {"channels": (600, 20, 10), "time": (600, 40, 5), "space": (40, 2, 80, 100), "words": (600, 20)}
 LEFT_OUT = ("lag", "blur", "fog")
@@ -74,6 +79,23 @@ def test_at_severity_s_s_fifths_of_what_a_healthy_input_tells_are_lost(kind: Deg
     else:
         lost = float((difference != 0).double().mean())
     assert lost == pytest.approx(severity / 5, abs=0.035)
+
+
+@EACH
+def test_it_has_a_doctest_a_line_and_a_picture_in_the_docs(kind: Degradation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY)
+    from benchmarks.degradation_pictures import PICTURES
+
+    page = (REPOSITORY / "docs" / "degraded-input.md").read_text("utf-8")
+    shown = [file for file, kinds in PICTURES.items() if kind in kinds]
+    assert shown
+    assert f"| `{kind.name}` |" in page
+    for file in shown:
+        assert f"(degradations/{file}.png)" in page
+        assert (REPOSITORY / "docs" / "degradations" / f"{file}.png").is_file()
+    module = inspect.getmodule(kind.change)
+    tests = doctest.DocTestFinder(recurse=False).find(kind.change, module=module)
+    assert any(one.examples for one in tests), f"{kind}: no doctest"
 
 
 def test_amounts_lie_on_lines_between_the_severities() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from subsense.evaluation import metrics
-from subsense.evaluation.intervals import ADDITIVE, GROUPS, Bootstrap
+from subsense.evaluation.intervals import ADDITIVE, GROUPS, Bootstrap, interval, interval_of_mean
 
 CLASSES = ("accuracy", "top-5", "f1", "weighted-f1", "miou", "miou-labelled")
 
@@ -31,7 +31,7 @@ def test_the_sums_give_what_torchmetrics_gives(name: str) -> None:
     assert bootstrap.sums is not None
     total = bootstrap.additive.finish(bootstrap.sums.sum(0, keepdim=True))
     assert float(total) == pytest.approx(measure.compute(), abs=1e-6)
-    low, high = measure.interval() or (0.0, 0.0)
+    low, high = interval(measure.resampled()) or (0.0, 0.0)
     assert low < measure.compute() < high
 
 
@@ -59,7 +59,21 @@ def test_an_interval_is_as_wide_as_a_bootstrap_row_by_row(rows: int) -> None:
     right = (scores.argmax(1) == target).double().numpy()
     generator = np.random.default_rng(0)
     expected = np.quantile(generator.choice(right, (4000, rows)).mean(1), [0.025, 0.975])
-    assert measure.interval() == pytest.approx(expected, abs=0.25 * (expected[1] - expected[0]))
+    assert interval(measure.resampled()) == pytest.approx(expected, abs=0.25 * (expected[1] - expected[0]))
+
+
+def test_the_interval_of_a_mean_draws_the_same_rows_for_all_of_it() -> None:
+    scores, target = drawn("accuracy", 400)
+    other = scores + torch.randn(scores.shape, generator=torch.Generator().manual_seed(1))
+    measures = [metrics.build("accuracy").fresh() for _ in range(2)]
+    for measure, one in zip(measures, (scores, other), strict=True):
+        measure.update(one, target)
+    right = torch.stack([(one.argmax(1) == target).double() for one in (scores, other)]).mean(0).numpy()
+    expected = np.quantile(np.random.default_rng(0).choice(right, (4000, 400)).mean(1), [0.025, 0.975])
+    values = [measure.resampled() for measure in measures]
+    assert interval_of_mean(values) == pytest.approx(expected, abs=0.1 * (expected[1] - expected[0]))
+    assert interval_of_mean([*values, None]) is None
+    assert interval_of_mean([]) is None
 
 
 def test_where_there_is_no_interval() -> None:
@@ -67,11 +81,11 @@ def test_where_there_is_no_interval() -> None:
 
     own = metrics.build(MulticlassAccuracy(7))
     own.update(*drawn("accuracy", 20))
-    assert own.interval() is None
+    assert own.resampled() is None
     measure = metrics.build("accuracy").fresh()
-    assert measure.interval() is None
+    assert measure.resampled() is None
     measure.update(torch.full((2, 3), torch.nan), torch.zeros(2).long())
-    assert measure.interval() is None
+    assert measure.resampled() is None
     many = Bootstrap(ADDITIVE["miou"], None)
     many.update(torch.randn(4, 100), torch.zeros(4).long())
-    assert many.interval() is None
+    assert many.resampled() is None

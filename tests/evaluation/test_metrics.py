@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,7 +264,7 @@ def test_what_cannot_be_built(name, options, message):
     ("name", "scores", "target", "message"),
     [
         ("accuracy", torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]), "indices 0 to 2, but they go from 0 to 3"),
-        ("miou", torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), 255), "ignore_index"),
+        ("miou", torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), 255), r'metric=\{"miou": \{"ignore_index": 255\}\}'),
         ("accuracy", torch.zeros(4, 3), torch.zeros(5, dtype=torch.long), r"found scores \(4, 3\) and target \(5,\)"),
         ("accuracy", torch.zeros(4, 3), torch.zeros(4), "class indices.*float32"),
         ("top-5", torch.zeros(4, 3), torch.zeros(4, dtype=torch.long), "at least 5 classes, but found scores for 3"),
@@ -293,3 +294,26 @@ def test_torchmetrics_is_imported_only_when_a_measure_is_used():
     code = "import sys, subsense.evaluation.metrics, subsense.evaluation.results; print('torchmetrics' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_name_with_options_is_what_the_message_advises() -> None:
+    scores, target = torch.randn(4, 3, 8, 8), torch.randint(3, (4, 8, 8)).index_fill(1, torch.tensor([2]), 255)
+    found = []
+    for measure in (metrics.build({"miou": {"ignore_index": 255}}), metrics.build("miou", ignore_index=255)):
+        measure.update(scores, target)
+        found.append(measure.compute())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ({"miou": {"ignore": 255}}, r"unknown option 'ignore'; known: num_classes, ignore_index"),
+        ({"miou": {}, "f1": {}}, "expected one metric with its options"),
+        ({"miou": 255}, "expected one metric with its options"),
+        ({"muou": {}}, "Did you mean 'miou'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(metric: dict[str, Any], message: str) -> None:
+    with pytest.raises(MetricError, match=message):
+        metrics.build(metric)

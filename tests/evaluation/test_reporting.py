@@ -463,11 +463,12 @@ def test_every_number_has_its_interval(robust, items):
     batch = {name: torch.stack([inputs[name] for inputs, _ in items]) for name in robust.modalities}
     results = ss.evaluate(robust.eval(), [(batch, torch.tensor([0, 1, 2]))], metric="accuracy", progress=False)
     assert all(set(row.intervals) == {"pretrained", "adapted"} for row in results.rows)
-    low, high = results["view"].intervals["adapted"]
-    assert 0 <= low <= results["view"].adapted <= high <= 1
     text = page(results)
-    assert text.count("<small>") == 2 * len(results.rows) + page(make_results()).count("<small>")
-    assert f"<small>{100 * low:.1f}–{100 * high:.1f}</small>" in text
+    for row in (results["view"], results.summary):
+        low, high = row.intervals["adapted"]
+        assert 0 <= low <= row.adapted <= high <= 1
+        assert f"<small>{100 * low:.1f}–{100 * high:.1f}</small>" in text
+    assert text.count("<small>") == 2 * len(results.measured) + page(make_results()).count("<small>")
     assert "95 % bootstrap interval" in text
     assert "95 % bootstrap interval" not in page(make_results())
 
@@ -494,6 +495,28 @@ def test_the_first_column_stays_on_a_narrow_screen_in_chromium(clean, tmp_path):
     before = clean.run(places)
     assert [heading, name] == pytest.approx(before[:2], abs=3)  # the gap between cells
     assert value < before[2]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_pictures_keep_their_shape_and_have_no_margin_in_chromium(clean, tmp_path, robust, items, width):
+    examples = collect_examples(robust, items)
+    results = make_results(("view", "curve"), {"view": (0.1, 0.2, None)})
+    clean.open(report(results, tmp_path / "page.html", examples), width=width)
+    shapes = clean.run("[...document.querySelectorAll('[data-input=view] img')].map(image => "
+                       "[image.width / image.height, image.naturalWidth / image.naturalHeight])")  # fmt: skip
+    assert len(shapes) == len(items)
+    for shown, natural in shapes:
+        assert shown == pytest.approx(natural, rel=0.03)
+
+
+@pytest.mark.parametrize(("confidence", "words"), [(0.9999, "> 99 % sure"), (0.99, "99 % sure"), (0.504, "50 % sure")])
+def test_nothing_is_called_certain_in_chromium(clean, tmp_path, robust, items, confidence, words):
+    examples = collect_examples(robust, items).model_dump()
+    for both in examples["items"][0]["predictions"].values():
+        both["adapted"]["confidence"] = confidence
+    results = make_results(("view", "curve"), {"view": (0.1, 0.2, None)})
+    clean.open(report(results, tmp_path / "page.html", Examples.model_validate(examples)))
+    assert clean.run("document.querySelector('[data-answer=adapted] small').textContent") == words
 
 
 def test_masks_lie_on_a_picture_of_what_is_present_in_chromium(clean, tmp_path, segmented):

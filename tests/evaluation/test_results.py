@@ -5,7 +5,7 @@ import pytest
 
 from sample_results import make_results
 from subsense.errors import ResultsError
-from subsense.evaluation.results import AdapterFacts, Results, Row
+from subsense.evaluation.results import AdapterFacts, Reliability, Results, Row
 
 
 def test_the_table_as_printed():
@@ -35,6 +35,19 @@ def test_the_convention_is_kept_and_told(tmp_path):
     older = json.loads(make_results().model_dump_json())
     del older["convention"]
     assert Results.parse(older).convention == ""
+
+
+def test_every_name_of_a_fact_is_apart_from_its_words():
+    trusted = Reliability(coverage=0.9, set_size=1.2)
+    rows = (
+        Row(combination="rgb", count=40, adapted=0.5, reliability=trusted),
+        Row(combination="depth", count=40, not_finite={"adapted": 40}, adapted=math.nan),
+    )
+    results = make_results(rows=rows)
+    lines = str(results).split("\n\n")[0].splitlines()[1:]
+    assert {"confidence", "not scored"} <= set(results.facts)
+    shown = {name: words for name, words in results.facts.items() if name != "versions"}
+    assert lines == [f"{name:12}{words}" for name, words in shown.items()]
 
 
 def test_counts_stand_in_the_table_where_they_differ():

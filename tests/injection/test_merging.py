@@ -142,6 +142,8 @@ def test_saved_and_loaded_it_stays_merged(method: Any, tmp_path: Path) -> None:
     ss.save(robust, tmp_path)
     assert manifest(tmp_path)["format"] == 2
     loaded = ss.load(tmp_path, robust.detach())
+    assert (loaded.plan.merged, loaded.plan.out_of_reach) == (robust.plan.merged, robust.plan.out_of_reach)
+    assert str(loaded.plan) == str(robust.plan)
     assert loaded.adapter_parameters().keys() == robust.adapter_parameters().keys()
     assert torch.equal(loaded(inputs), expected)
 

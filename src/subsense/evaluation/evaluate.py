@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from subsense.adapters import words_of
 from subsense.errors import InputError, closest
 from subsense.evaluation import metrics
+from subsense.evaluation.intervals import interval, interval_of_mean
 from subsense.evaluation.measure import Measure
 from subsense.evaluation.results import AdapterFacts, Column, NetworkFacts, Reliability, Results, Row
 from subsense.modalities import Combination, Modalities
@@ -27,8 +28,7 @@ from subsense.support.modules import device_of, evaluating
 from subsense.support.torch_private import name_of
 
 if TYPE_CHECKING:
-    from torchmetrics import Metric
-
+    from subsense.evaluation.metrics import MetricLike
     from subsense.evaluation.reliability import Reliable
 
 Runs = Callable[[Any, Tensor], Any]
@@ -42,7 +42,7 @@ def evaluate(
     robust: RobustModel,
     loader: Iterable[Any],
     *,
-    metric: str | Metric | Measure,
+    metric: MetricLike,
     combinations: Wanted = "all",
     columns: Collection[Column] = ("pretrained", "adapted"),
     dedicated: Given | None = None,
@@ -63,7 +63,8 @@ def evaluate(
         robust: the network with its adapter sets.
         loader: batches ``(inputs, target)``: ``{modality: tensor (batch, ...)}``, which may hold ``"present"``, bool
             (batch, modality), and the tensor that the metric compares with.
-        metric: a name such as ``"accuracy"`` or ``"miou"``, a `torchmetrics.Metric`, or what `metrics.build` makes.
+        metric: a name such as ``"accuracy"`` or ``"miou"``; with options, ``{"miou": {"ignore_index": 255}}``; a
+            `torchmetrics.Metric`; or what `subsense.evaluation.metrics.build` makes.
         combinations: ``"all"``, the complete one included, or those to measure.
         columns: which of ``"pretrained"`` (the frozen network on filled inputs) and ``"adapted"`` to measure.
         dedicated: combination -> a network trained for it alone, called as the frozen one is; or its measured value.
@@ -176,8 +177,22 @@ class _Table:
 
     def intervals(self, combination: Combination) -> dict[str, tuple[float, float]]:
         """Give the bootstrap intervals of a combination, by column."""
-        found = {column: self.measures[owner, column].interval() for owner, column in self.runs if owner == combination}
-        return {column: interval for column, interval in found.items() if interval}
+        found = {column: interval(self.measures[owner, column].resampled())
+                 for owner, column in self.runs if owner == combination}  # fmt: skip
+        return {column: ends for column, ends in found.items() if ends}
+
+    def mean_intervals(self) -> dict[str, tuple[float, float]]:
+        """Give those of the means over what lacks something, where all of it was measured on as many rows."""
+        lacking = {one: count for one, count in self.counts.items() if len(one) < len(self.modalities)}
+        if len(lacking) < 2 or len(set(lacking.values())) > 1:
+            return {}
+        cells: dict[str, list[Measure]] = {}
+        for owner, column in self.runs:
+            if owner in lacking:
+                cells.setdefault(column, []).append(self.measures[owner, column])
+        found = {column: interval_of_mean([measure.resampled() for measure in some])
+                 for column, some in cells.items() if len(some) == len(lacking)}  # fmt: skip
+        return {column: ends for column, ends in found.items() if ends}
 
     def not_finite(self, combination: Combination) -> dict[str, int]:
         """Count the rows of a combination whose output is NaN or infinite, by column."""
@@ -286,6 +301,7 @@ def _results(
         compared={name: adapter_facts(other) for name, other in others.items()},
         seed=seed,
         versions=versions(),
+        mean_intervals=table.mean_intervals(),
         rows=tuple(
             Row(
                 combination=str(one),

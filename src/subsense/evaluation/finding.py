@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from subsense.errors import ResultsError
 from subsense.support.files import write_atomically
-from subsense.support.tables import format_table
+from subsense.support.tables import format_facts, format_table
 
 Look = Literal["pretrained", "adapted", "dedicated", "fine_tuned", "other", "second", "third"]
 
@@ -84,8 +84,7 @@ class Finding(_Frozen):
 
     def __str__(self) -> str:
         table = format_table(list(self.header), [list(row) for row in self.rows])
-        width = 2 + max(map(len, self.facts), default=0)
-        facts = [f"{name:<{width}}{text}" for name, text in self.facts.items() if name != "versions"]
+        facts = format_facts({name: words for name, words in self.facts.items() if name != "versions"})
         return "\n".join([self.title, *facts, "", table, *(["", *self.says] if self.says else [])])
 
     __repr__ = __str__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,8 +50,11 @@ class Bootstrap:
         self.sums.index_add_(0, places, found.cpu())
         self.num_rows += len(found)
 
-    def interval(self) -> tuple[float, float] | None:
-        """Give the percentile interval of `LEVEL`; None of fewer than two rows, or of what isn't kept."""
+    def resampled(self) -> Tensor | None:
+        """Give the measure on `RESAMPLES` draws of the rows; None of fewer than two rows, or of what isn't kept.
+
+        As many rows are drawn alike every time, so that measures on the same rows can be put together draw by draw.
+        """
         if self.sums is None or not self.is_kept or self.num_rows < 2:
             return None
         groups = self.sums[: self.num_rows]
@@ -59,12 +62,26 @@ class Bootstrap:
         drawn = torch.randint(len(groups), (RESAMPLES, len(groups)), generator=generator)
         weights = torch.zeros(RESAMPLES, len(groups), dtype=torch.float64)
         weights.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64))
-        values = self.additive.finish(weights @ groups)
-        values = values[values.isfinite()]
-        if not len(values):
-            return None
-        low, high = torch.quantile(values, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64))
-        return float(low), float(high)
+        return self.additive.finish(weights @ groups)
+
+
+def interval(values: Tensor | None) -> tuple[float, float] | None:
+    """Give the percentile interval of `LEVEL` of resampled values; None where there are none.
+
+    >>> interval(torch.arange(1001.0))
+    (25.0, 975.0)
+    """
+    finite = torch.empty(0) if values is None else values[values.isfinite()]
+    if not len(finite):
+        return None
+    low, high = torch.quantile(finite, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=finite.dtype))
+    return float(low), float(high)
+
+
+def interval_of_mean(values: Sequence[Tensor | None]) -> tuple[float, float] | None:
+    """Give the interval of the mean of measures on the same rows; None where one of them has no values, or for none."""
+    known = [one for one in values if one is not None]
+    return interval(torch.stack(known).mean(0)) if known and len(known) == len(values) else None
 
 
 def _right(scores: Tensor, target: Tensor, ignore_index: int | None, best: int = 1) -> Tensor:

@@ -104,9 +104,9 @@ class Measure:
             if self._bootstrap:
                 self._bootstrap.update(scores, target)
 
-    def interval(self) -> tuple[float, float] | None:
-        """Give the 95 % bootstrap interval over rows; None where there is none, as of a metric of the caller's own."""
-        return None if self._bootstrap is None or self.num_not_finite else self._bootstrap.interval()
+    def resampled(self) -> Tensor | None:
+        """Give the measure on bootstrap draws of the rows; None where it has none, as a metric of the caller's own."""
+        return None if self._bootstrap is None or self.num_not_finite else self._bootstrap.resampled()
 
     def compute(self) -> float:
         """Give the measure over everything since the start or the last `reset`.

@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 
 from subsense.errors import MetricError, closest
+from subsense.evaluation.intervals import ADDITIVE, Bootstrap
+from subsense.evaluation.measure import Measure, Prepare, Unit
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
-from subsense.evaluation.intervals import ADDITIVE, Bootstrap
-from subsense.evaluation.measure import Measure, Prepare, Unit
+
+    MetricLike = str | Mapping[str, Mapping[str, Any]] | Metric | Measure
+    """A name, a name with options, ``{"miou": {"ignore_index": 255}}``, a torchmetrics object, or what `build` made."""
 
 """Scores and target as the network and the data give them -> as torchmetrics wants them."""
 
 
 def build(
-    metric: str | Metric | Measure,
+    metric: MetricLike,
     num_classes: int | None = None,
     *,
     ignore_index: int | None = None,
@@ -31,7 +34,8 @@ def build(
     """Make a measure from one of the names in `METRICS`, or from a torchmetrics object.
 
     Args:
-        metric: a name; a `torchmetrics.Metric`, of which empty copies are used; or a `Measure`, returned as it is.
+        metric: a name; a name with its options, ``{"miou": {"ignore_index": 255}}``; a `torchmetrics.Metric`, of which
+            empty copies are used; or a `Measure`, returned as it is.
         num_classes: number of classes; by default the size of axis 1 of the first scores.
         ignore_index: a class index in the target which marks positions that don't count (measures of classes only).
         higher_is_better: the direction of a torchmetrics object that doesn't say it itself.
@@ -48,6 +52,8 @@ def build(
         return metric
     if isinstance(metric, str):
         return _build_named(metric, num_classes, ignore_index)
+    if isinstance(metric, Mapping):
+        return _with_options(metric)
     return _wrap(metric, higher_is_better)
 
 
@@ -187,6 +193,20 @@ METRICS: dict[str, str] = (
 """Every name that `build` knows, in lower case (upper case is accepted too), and what it measures."""
 
 
+def _with_options(metric: Mapping[str, Mapping[str, Any]]) -> Measure:
+    """Make ``{name: options}``."""
+    known = ("num_classes", "ignore_index")
+    options = next(iter(metric.values()), None)
+    if len(metric) != 1 or not isinstance(options, Mapping):
+        raise MetricError(
+            f'expected one metric with its options, {{"miou": {{"ignore_index": 255}}}}, but found {metric}'
+        )
+    for option in options:
+        if option not in known:
+            raise MetricError(f"unknown option {option!r}; known: {', '.join(known)}.{closest(str(option), known)}")
+    return _build_named(next(iter(metric)), options.get("num_classes"), options.get("ignore_index"))
+
+
 def _build_named(name: str, num_classes: int | None, ignore_index: int | None) -> Measure:
     key = _ALIASES.get(name.lower(), name.lower())
     if key in _REGIONS:
@@ -202,7 +222,7 @@ def _build_named(name: str, num_classes: int | None, ignore_index: int | None) -
                       convention="; ".join(parts), finish=kind.finish)  # fmt: skip
     if kind.prepare is None:
         make = partial(_make_of_classes, kind, num_classes, ignore_index)
-        return measure(make=make, prepare=partial(_classes, ignore_index), of_classes=True)
+        return measure(make=make, prepare=partial(_classes, key, ignore_index), of_classes=True)
     if num_classes is not None or ignore_index is not None:
         raise MetricError(f"metric {name!r} is not one of classes: it takes neither num_classes nor ignore_index")
     return measure(make=partial(_make_of_values, kind), prepare=kind.prepare)
@@ -230,7 +250,7 @@ def _make_of_values(kind: _Kind, _: int) -> Metric:
     return kind.make().set_dtype(torch.float64)
 
 
-def _classes(ignore_index: int | None, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _classes(name: str, ignore_index: int | None, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Check in one pass what torchmetrics would check by sorting the whole target."""
     if scores.ndim < 2 or target.shape != scores.shape[:1] + scores.shape[2:] or target.is_floating_point():
         raise MetricError("expected scores (batch, class, ...) and class indices (batch, ...)")
@@ -238,8 +258,10 @@ def _classes(ignore_index: int | None, scores: Tensor, target: Tensor) -> tuple[
     if counted.numel():
         low, high, last = int(counted.min()), int(counted.max()), scores.shape[1] - 1
         if low < 0 or high > last:
-            hint = "where one of them marks what doesn't count, pass it as `ignore_index`"
-            raise MetricError(f"expected class indices 0 to {last}, but they go from {low} to {high}; {hint}")
+            raise MetricError(
+                f"expected class indices 0 to {last}, but they go from {low} to {high}; where one of them marks what "
+                f'doesn\'t count, say so: metric={{"{name}": {{"ignore_index": {high if high > last else low}}}}}'
+            )
     return scores, target.long()
 
 

@@ -116,7 +116,7 @@ class Results(_Frozen):
 
     Values are as the metric gives them: where `unit` is ``"fraction"`` they lie in 0..1 and are printed in percent;
     where it is ``"value"`` (errors, correlations) they are printed as they are. `convention` says how the metric
-    counts, where its name leaves that open.
+    counts, where its name leaves that open. `mean_intervals` are those of the `summary`, by column.
     """
 
     format: Literal[4] = 4
@@ -132,6 +132,7 @@ class Results(_Frozen):
     seed: int | None = None
     versions: dict[str, str] = {}
     rows: tuple[Row, ...]
+    mean_intervals: dict[str, tuple[float, float]] = {}
 
     def __getitem__(self, combination: str | Iterable[str]) -> Row:
         """Give the row of ``"rgb+depth"``, or of an iterable of names; raise `ResultsError` where there is none."""
@@ -198,7 +199,10 @@ class Results(_Frozen):
     @property
     def summary(self) -> Row | None:
         """Give the mean that ends the tables: over the combinations that lack something, where there are several."""
-        return self.mean() if len(self.incomplete_rows) > 1 else None
+        mean = self.mean() if len(self.incomplete_rows) > 1 else None
+        if mean is None or any(map(self.unscored, self.incomplete_rows)):  # the intervals are those of all of them
+            return mean
+        return mean.model_copy(update={"intervals": self.mean_intervals})
 
     def unscored(self, row: Row) -> list[str]:
         """Give the columns without a finite value for a combination: NaN or infinite outputs, an undefined metric."""

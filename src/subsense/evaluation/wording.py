@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from subsense.support.tables import format_share, format_table
+from subsense.support.tables import format_facts, format_share, format_table
 
 if TYPE_CHECKING:
     from subsense.evaluation.results import AdapterFacts, Results, Row
@@ -156,8 +156,7 @@ def _unscored_in_words(results: Results) -> str:
 def text(results: Results) -> str:
     """Write results as a terminal shows them: title, facts and table."""
     title = [results.title] if results.title else []
-    width = max(10, *(len(name) + 2 for name in results.compared)) if results.compared else 10
-    lines = [f"{name:<{width}}{words}" for name, words in facts(results).items() if name != "versions"]
+    lines = format_facts({name: words for name, words in facts(results).items() if name != "versions"})
     tables = [format_table(*table(results), rule_before=[len(results.rows)])]
     if found := reliability(results):
         tables += ["", format_table(*found, rule_before=[len(results.rows)])]

@@ -31,7 +31,9 @@ def describe(robust: RobustModel, tensors: str) -> Manifest:
         trained_rows=sorted(robust.router.trained_rows),
         untrained=robust.router.untrained,
         fill=robust.fill.kinds,
-        sites=list(dict.fromkeys(path for site in robust.plan.sites for path in site.modules)),
+        sites=list(
+            dict.fromkeys([*(path for site in robust.plan.sites for path in site.modules), *robust.plan.merged])
+        ),
         layers=[_declared(layer) for layer in robust.plan.declared],
         merged=bool(robust.plan.merged),
         watch=None if robust.monitor is None else watching.keep(robust.monitor),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 GAP = "  "
 _BREAK_AFTER = "+.,_/ "
@@ -42,6 +42,17 @@ def format_table(
     for index, row in enumerate(rows):
         lines += [rule] * (index in rule_before) + _lines(row, widths, align)
     return "\n".join(lines)
+
+
+def format_facts(facts: Mapping[str, str]) -> list[str]:
+    """Write one line for each fact, its words two spaces right of the longest name.
+
+    >>> print(*format_facts({"rows": "40", "confidence": "after the temperature"}), sep="\\n")
+    rows        40
+    confidence  after the temperature
+    """
+    width = max(map(len, facts), default=0)
+    return [f"{name:<{width}}{GAP}{words}" for name, words in facts.items()]
 
 
 def _fit(widths: list[int], align: str, width: int) -> list[int]:

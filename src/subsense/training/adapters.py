@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from subsense.calibration import calibrate
 from subsense.degradation import Degrader, Kinds
 from subsense.errors import TrainingError
-from subsense.evaluation.measure import Measure
 from subsense.evaluation.metrics import build
 from subsense.modalities import Combination, CombinationLike
 from subsense.modalities.declaration import Wanted
@@ -29,7 +28,7 @@ from subsense.training.trainee import Adapters, teacher_of
 from subsense.training.validation import Validation
 
 if TYPE_CHECKING:
-    from torchmetrics import Metric
+    from subsense.evaluation.metrics import MetricLike
 
 STRATEGIES = ("joint", "separate")
 
@@ -47,7 +46,7 @@ def train(
     weights: Mapping[CombinationLike, float] | None = None,
     select: Select | None = None,
     val_loader: Any = None,
-    metric: str | Metric | Measure | None = None,
+    metric: MetricLike | None = None,
     epochs: int = 20,
     lr: float = 1e-2,
     weight_decay: float = 0.0,
@@ -182,7 +181,7 @@ def _begin(
 
 def make_validation(
     val_loader: Any,
-    metric: str | Metric | Measure | None,
+    metric: MetricLike | None,
     objective: Objective,
     select: Select | None,
     options: TrainOptions,

@@ -10,7 +10,6 @@ from torch import nn
 
 from subsense.adapters.layers.foreign import strange_tensor
 from subsense.errors import TrainingError
-from subsense.evaluation.measure import Measure
 from subsense.modalities import AxisSpec, Combination, CombinationLike, Modalities
 from subsense.modalities.calling import CallSpec, parse_call, spread_arguments
 from subsense.modalities.declaration import Wanted
@@ -27,7 +26,7 @@ from subsense.training.seeding import random_state_kept, seed_everything
 from subsense.training.trainee import Weights, teacher_of
 
 if TYPE_CHECKING:
-    from torchmetrics import Metric
+    from subsense.evaluation.metrics import MetricLike
 
 WEIGHTS_LR = 1e-3
 """Highest learning rate by default where all weights train; adapters bear ten times as much."""
@@ -41,7 +40,7 @@ def train_dedicated(
     *,
     loss: Loss | Distill | Literal["distill"],
     val_loader: Any = None,
-    metric: str | Metric | Measure | None = None,
+    metric: MetricLike | None = None,
     select: Select | None = None,
     **options: Any,
 ) -> nn.Module:
@@ -104,7 +103,7 @@ def finetune(
     combinations: Wanted | None = None,
     weights: Mapping[CombinationLike, float] | None = None,
     val_loader: Any = None,
-    metric: str | Metric | Measure | None = None,
+    metric: MetricLike | None = None,
     select: Select | None = None,
     **options: Any,
 ) -> nn.Module:
@@ -164,7 +163,7 @@ def pretrain(
     loss: Loss,
     call: CallSpec = "kwargs",
     val_loader: Any = None,
-    metric: str | Metric | Measure | None = None,
+    metric: MetricLike | None = None,
     select: Select | None = None,
     **options: Any,
 ) -> nn.Module:
@@ -206,7 +205,7 @@ def _train_weights(
     loss: Loss | Distill | Literal["distill"],
     teacher: Any,
     val_loader: Any,
-    metric: str | Metric | Measure | None,
+    metric: MetricLike | None,
     select: Select | None,
     options: Mapping[str, Any],
 ) -> nn.Module:

@@ -135,6 +135,17 @@ def _temperatures(
     return {one: found[tuple(one)] for one in samples}, shared
 
 
+def surprises(task: Task, sample: Sample) -> Tensor:
+    """Give how far the truth is from what was said (row, position): -log p of its class, or the distance to its value.
+
+    Infinite where the scores of a class are NaN or infinite.
+    """
+    if task == "values":
+        return (sample.scores - sample.target).abs()
+    logs, finite = log_probabilities(sample.scores)
+    return torch.where(finite, -logs.gather(1, sample.target[:, None])[:, 0], math.inf)
+
+
 def _trust(
     combination: Combination,
     task: Task,
@@ -145,11 +156,10 @@ def _trust(
     certainty: float,
 ) -> Trust:
     rows = int(sample.counted.any(1).sum())
+    limit = find_limit(surprises(task, sample), sample.counted, coverage)
     if task == "values":
-        limit = find_limit((sample.scores - sample.target).abs(), sample.counted, coverage)
         return Trust(combination=str(combination), task=task, num_rows=rows, limit=limit)
     logs, finite = log_probabilities(sample.scores)
-    losses = torch.where(finite, -logs.gather(1, sample.target[:, None])[:, 0], math.inf)
     best, value = logs.max(1)
     sure, wrong = torch.where(finite, best.exp(), -1.0), (value != sample.target) | ~finite
     least = 0.0
@@ -158,6 +168,5 @@ def _trust(
         least = find_least(sure[:, 0][counted], wrong[:, 0][counted], risk, certainty)
     elif risk is not None:
         least = find_least_of_pixels(sure, wrong, sample.counted, risk)
-    limit = find_limit(losses, sample.counted, coverage)
     return Trust(combination=str(combination), task=task, num_rows=rows, temperature=temperature,
                  limit=limit, least=least)  # fmt: skip

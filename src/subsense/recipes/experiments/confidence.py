@@ -14,6 +14,7 @@ from subsense.evaluation.finding import Chart, Finding, Level, Look, Series
 from subsense.evaluation.results import Reliability
 from subsense.evaluation.wording import ABSENT, MEANINGS
 from subsense.recipes.experiments.common import facts, own_column
+from subsense.recipes.experiments.halvings import TIMES, mean_coverage
 from subsense.recipes.run.columns import Bench, load_or_train, shelf_of
 from subsense.recipes.run.job import Job
 
@@ -66,7 +67,7 @@ def confidence(job: Job, coverage: float = 0.9, risk: float | None = None) -> Fi
                 *(("answers", "wrong") if risk else ()), *(OTHERS[name] for name in found if name in OTHERS)),
         rows=(*(_row(name, {way: some[name] for way, some in found.items()}, risk is not None) for name in by_rows),
               _row("mean", {way: _mean(list(some.values())) for way, some in found.items()}, risk is not None)),
-        says=_say(found, coverage, first, count),
+        says=(*_say(found, coverage, first, count), *_say_halved(mean_coverage(job, robust, coverage))),
         charts=(_chart(found, coverage),),
     )  # fmt: skip
 
@@ -166,6 +167,13 @@ def _say(found: Mapping[str, Found], coverage: float, first: int, count: int) ->
                 f"{calibrated}, it is {min(shares):.1%} to {max(shares):.1%}, {_average(shares):.1%} on average."
             )
     return tuple(says)
+
+
+def _say_halved(means: Mapping[str, float]) -> tuple[str, ...]:
+    if not means:
+        return ()
+    low, high = min(means.values()), max(means.values())
+    return (f"Over {TIMES} other halvings, row by row, the mean of a combination is {low:.1%} to {high:.1%}.",)
 
 
 def _chart(found: Mapping[str, Found], coverage: float) -> Chart:

@@ -18,6 +18,7 @@ from subsense.evaluation import reporting
 from subsense.recipes.run.job import Job
 from subsense.recipes.run.network_file import write_weights
 from subsense.recipes.run.train import load_sets, pretrained
+from subsense.recipes.run.trusted import trusted
 
 REPORTS = (".md", ".png", ".html")
 COMPARISONS = (".md", ".csv", ".tex", ".png", ".html")
@@ -38,13 +39,15 @@ def describe(job: Job, robust: ss.RobustModel) -> str:
 
 def write_reports(job: Job, robust: ss.RobustModel, results: ss.Results) -> list[Path]:
     """Write results as JSON, Markdown, picture and page into the job's folder."""
-    examples = reporting.collect_examples(
-        robust,
-        _spread(job.data.test),
-        keep=NUM_EXAMPLES,
-        class_names=job.data.class_names,
-        combinations=job.recipe.evaluate.combinations,
-    )
+    with trusted(job, robust) as (samples, words):
+        examples = reporting.collect_examples(
+            robust,
+            _spread(samples),
+            keep=NUM_EXAMPLES,
+            class_names=job.data.class_names,
+            combinations=job.recipe.evaluate.combinations,
+        )
+    examples = examples.model_copy(update={"note": f"{examples.note} {words}".strip()})
     files = [reporting.report(results, job.results_file.with_suffix(suffix), examples) for suffix in REPORTS]
     return [results.save(job.results_file), *files]
 

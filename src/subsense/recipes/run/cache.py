@@ -57,7 +57,10 @@ class Shelf:
             DamagedFile: the file is no cell.
         """
         content = self.read(f"cells/{name}.json")
-        return None if content is None else Cell(**content)
+        if content is None:
+            return None
+        ends = content.get("interval")  # JSON knows lists alone
+        return Cell(**content | {"interval": tuple(ends) if ends else None})
 
     def put(self, name: object, cell: Cell) -> None:
         """Keep a finished cell, and drop the state that it was trained from."""

@@ -37,7 +37,7 @@ def measure(
     """Measure what the recipe asks for; the baselines to compare with are trained first, where they are not kept."""
     bench, part = Bench(job), job.recipe.evaluate
     given = baselines(bench) if compare else {}
-    return ss.evaluate(
+    results = ss.evaluate(
         robust,
         job.test_batches(),
         metric=bench.metric,
@@ -49,6 +49,9 @@ def measure(
         seed=job.recipe.seed,
         title=job.data.name,
     )
+    rows = [row.model_copy(update={"intervals": row.intervals | _intervals(given, row.combination)})
+            for row in results.rows]  # fmt: skip
+    return results.model_copy(update={"rows": tuple(rows)})
 
 
 def compare(job: Job) -> Results:
@@ -142,6 +145,16 @@ def assemble(
         versions=versions(),
         rows=tuple(rows),
     )
+
+
+def _intervals(given: Mapping[str, Cells], combination: str) -> dict[str, tuple[float, float]]:
+    """Give the intervals of the baselines of a combination; they were measured before, so `evaluate` has none."""
+    return {
+        column: cell.interval
+        for column, cells in given.items()
+        for one, cell in cells.items()
+        if str(one) == combination and cell.interval
+    }
 
 
 def _values(cells: Cells) -> dict[ss.Combination, float]:

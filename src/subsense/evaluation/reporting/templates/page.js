@@ -36,6 +36,11 @@ if (source) {
     return present.find((name) => example.inputs[name]?.kind === "picture");
   }
 
+  // Nothing is certain: what would be rounded to 100 % is called more than 99.
+  function sure(confidence) {
+    return confidence > 0.995 ? "> 99 % sure" : `${(100 * confidence).toFixed(0)} % sure`;
+  }
+
   function answer(example, prediction, word, present) {
     if (!prediction) return [element("span", "not available", "")];
     const parts = [];
@@ -51,7 +56,7 @@ if (source) {
       const sign = { right: "✓ ", wrong: "✗ ", "": "" }[mark];
       parts.push(element("span", sign + prediction.label, mark));
     }
-    if (prediction.confidence !== null) parts.push(element("small", `${(100 * prediction.confidence).toFixed(0)} % sure`, ""));
+    if (prediction.confidence !== null) parts.push(element("small", sure(prediction.confidence), ""));
     if (prediction.abstains) parts.push(element("small", "abstains", "abstains"));
     if (prediction.others) parts.push(element("small", prediction.others.length ? `not ruled out: ${prediction.others.join(", ")}` : "every class ruled out", ""));
     return parts;
