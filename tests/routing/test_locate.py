@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from networks import METHODS, SHARINGS, draw, make, row_by_row, with_sets
+from networks import METHODS, NETWORKS, SHARINGS, draw, make, row_by_row, with_sets
 from subsense import Constant, InputError, RobustModel, adapt
 from subsense.routing.locate import locate
 from subsense.routing.placement import Placement
@@ -324,3 +324,22 @@ def test_rows_are_found_where_redrawn_placeholders_would_hand_a_rows_picture_to_
     found = locate(run, {"text": (ids,), "image": (torch.randn(3, 2, 3),)}, "output")
     assert found.placements["output"] == (Placement(0),)
     assert not found.certain
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_first_mixed_call_runs_the_network_five_times_more_and_no_other_call_does(name: str) -> None:
+    network, arguments = make(name)
+    robust = with_sets(adapt(network, **arguments))
+    inputs = draw(arguments["modalities"], rows=4)
+    combinations = (*robust.combinations, robust.modalities.complete)
+    present = torch.stack([robust.modalities.present(combinations[row % len(combinations)]) for row in range(4)])
+    first = next(iter(inputs))
+    calls: list[int] = []
+    robust.network.register_forward_pre_hook(lambda *args: calls.append(1))
+    counts = []
+    with torch.no_grad():
+        for run in (lambda: robust({first: inputs[first]}), lambda: robust(inputs, present)) * 2:
+            calls.clear()
+            run()
+            counts.append(len(calls))
+    assert counts == [1, 6, 1, 1]

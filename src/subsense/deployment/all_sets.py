@@ -84,6 +84,7 @@ def _check(robust: RobustModel, path: Path, example: Inputs) -> dict[Combination
     if absent := [name for name in robust.modalities if example.get(name) is None]:
         raise FoldError(f"export: expected an example with every modality, but it lacks {', '.join(absent)}")
     robust.injection.check_in_place()
+    robust.trained_on.check()
     check_finite(robust.modalities, read(robust.modalities, example), robust.fill.masks)
     codes, table = robust.modalities.code, robust.router.table(training=False)
     incomplete = robust.modalities.incomplete()

@@ -99,6 +99,7 @@ def fold(
     """
     present, quality = _read(robust.modalities, combination)
     robust.injection.check_in_place()
+    robust.trained_on.check()
     if (onnx or export) and example is None:
         raise FoldError("fold: writing ONNX or torch.export needs `example`, inputs such as the network will get")
     given = _present(present, example)

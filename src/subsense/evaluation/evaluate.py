@@ -100,6 +100,7 @@ def evaluate(
     ['left', 'right', 'left+right']
     """
     asked = asked_for(robust.modalities, combinations)
+    robust.trained_on.check()
     baselines = _baselines(robust, asked, dedicated, finetuned)
     modules = {cell: what for cell, what in baselines.items() if isinstance(what, nn.Module)}
     others = _check_compared(robust, compared or {})

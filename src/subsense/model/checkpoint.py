@@ -114,6 +114,7 @@ def _write(manifest: dict[str, Any], data: bytes, folder: str | Path) -> None:
 def files_of(robust: RobustModel) -> tuple[dict[str, Any], bytes]:
     """Give what `save` writes: the manifest's data, and the file of tensors whose name the manifest has."""
     robust.injection.check_in_place()
+    robust.trained_on.check()
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(robust).items()})
     return as_data(describe(robust, _file_name(checksum_of_bytes(data)))), data
 
@@ -188,6 +189,7 @@ def load(
             stand_in.copy_(tensors[name])
     trusted = _confidence(folder, manifest, declared)
     robust = inject(network, planned, tensors, filling, router, parsed)
+    robust.trained_on.note(manifest.fingerprint if ":" in manifest.fingerprint else None)
     robust.confidence = trusted
     if manifest.watch is not None:
         robust.monitor = watching.restored(manifest.watch, declared, tensors)

@@ -31,6 +31,7 @@ from subsense.model.adapter_state import (
     weights_for,
 )
 from subsense.model.execution import Execution
+from subsense.model.weights import TrainedOn
 from subsense.routing.locate import Located
 from subsense.routing.router import Router
 from subsense.support.modules import device_of
@@ -61,7 +62,7 @@ class RobustModel(nn.Module):
         self.execution = Execution(network, plan, router, injection, call)
         self.network, self.banks, self.fill = network.eval().requires_grad_(False), banks, fill.to(device_of(banks))
         self.check_inputs, self.confidence = True, cast("Confidence | None", None)
-        self.monitor: Watch | None = None
+        self.monitor, self.trained_on = cast("Watch | None", None), TrainedOn(self.network, self.network_fingerprint)
 
     @property
     def modalities(self) -> Modalities:
@@ -196,6 +197,7 @@ class RobustModel(nn.Module):
     def mark_trained(self, combinations: Wanted) -> None:
         """Say that the bank rows of these combinations have been trained: ``"all"``, one combination, or several."""
         self.router.trained_rows |= self.router.rows(self.select(combinations))
+        self.trained_on.note()
 
     def get_extra_state(self) -> Tensor:
         """Give which bank rows are trained, and the policy, for `state_dict`."""
@@ -204,6 +206,7 @@ class RobustModel(nn.Module):
     def set_extra_state(self, state: Any) -> None:
         """Take over what `get_extra_state` gave."""
         restore_training_state(self.router, state)
+        self.trained_on.forget()
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         state.setdefault(prefix + EXTRA, self.get_extra_state())  # that of 0.1.0 doesn't say what is trained

@@ -60,6 +60,13 @@ class Monitor:
     >>> robust.mark_trained(robust.combinations)  # by `train`, were this more than an example
     >>> healthy = {"left": torch.randn(200, 20, 2), "right": torch.randn(200, 6)}
     >>> monitor = ss.Monitor(robust, [healthy])
+    >>> print(monitor)  # doctest: +ELLIPSIS
+    modality  axes    where it is doubted
+    --------  ------  ----------------------------------------
+    left      series  dropped below a health of 0..., else kept
+    right     vector  dropped below a health of 1, else kept
+    <BLANKLINE>
+    doubted: at most 1.00% of healthy rows, for each modality
     >>> batch = {"left": torch.randn(3, 20, 2), "right": torch.randn(3, 6)}
     >>> batch["left"][1, 6:] = batch["left"][1, 5]
     >>> batch["right"][2, 0] = float("nan")
@@ -104,6 +111,9 @@ class Monitor:
     def __call__(self, inputs: Mapping[str, Any], present: Tensor | None = None) -> Health:
         """Look at a batch, each row for itself; arguments as for `RobustModel.forward`."""
         return self.watch(inputs, present)
+
+    def __str__(self) -> str:
+        return str(self.watch)
 
     def stream(self) -> Stream:
         """Begin a stream, see `Watch.stream`."""

@@ -82,8 +82,9 @@ def train(
             drawn for the row, at a severity uniform in (0, 5), with a quality of 1 - severity / 5. A teacher sees
             healthy rows. Joint only.
         safe: measure on some rows of the loader, for each combination, the loss of the frozen network, of the sets at
-            the start and of those at the end, and give back what was better: training leaves no combination worse off
-            than it began. The report has these losses.
+            the start and of those at the end, and give back what was better: each combination's own with independent
+            sharing; with additive sharing, whose rows are shared, all of them where the mean got worse, so that single
+            combinations may end worse. The report has these losses, and names those.
         combinations: those to train; by default all that have adapters. A row draws among those that it has the
             modalities for, and is left out where there is none.
         weights: combination -> how often it is drawn relative to the others (default 1); joint only.

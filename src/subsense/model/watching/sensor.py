@@ -39,6 +39,14 @@ class Choice:
         between = torch.where(health > self.high, 1.0, health**self.power)
         return torch.where(health < self.low, 0.0, between)
 
+    def __str__(self) -> str:
+        if not self.high:
+            return "kept while it is finite"
+        dropped = f"dropped below a health of {self.low:g}, else " if self.low else ""
+        if self.low == self.high:
+            return f"{dropped}kept"
+        return f"{dropped}quality is health" + f" to the power of {self.power:g}" * (self.power != 1)
+
 
 @dataclass(frozen=True)
 class Sensor:

@@ -14,6 +14,7 @@ from subsense.modalities import Modalities
 from subsense.modalities.inputs import Batch, read, some
 from subsense.model.watching.finding import Finding, examine
 from subsense.model.watching.sensor import Sensor
+from subsense.support.tables import format_share, format_table
 
 if TYPE_CHECKING:
     from subsense.model.watching.stream import Stream
@@ -57,6 +58,13 @@ class Watch:
     sensors: Mapping[str, Sensor]
     parts: Mapping[str, str]
     false_alarms: float
+
+    def __str__(self) -> str:
+        """Say what is done about each modality that is doubted."""
+        rows = [[name, one.layout or "-", str(one.choice)] for name, one in self.sensors.items()]
+        rows += [[name, "-", "not watched: no floats"] for name in self.modalities if name not in self.sensors]
+        table = format_table(["modality", "axes", "where it is doubted"], rows, align="lll")
+        return f"{table}\n\ndoubted: at most {format_share(self.false_alarms)} of healthy rows, for each modality"
 
     def __call__(self, inputs: Mapping[str, Any], present: Tensor | None = None) -> Health:
         """Look at a batch, each row for itself; arguments as for `RobustModel.forward`.
