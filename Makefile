@@ -1,4 +1,4 @@
-# make demo | test | check | docs | slow | conformance | compatibility | absent-input | bench | wheel | format | clean. Needs Python >= 3.11 and make, nothing else.
+# make demo | test | check | docs | slow | conformance | compatibility | absent-input | quantised | bench | wheel | format | clean. Needs Python >= 3.11 and make, nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +15,7 @@ PINNED_TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 .DEFAULT_GOAL := test
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: install demo test check lint types imports tests docs slow conformance compatibility absent-input bench wheel format clean
+.PHONY: install demo test check lint types imports tests docs slow conformance compatibility absent-input quantised bench wheel format clean
 
 # An activated environment must not leak into ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -76,6 +76,14 @@ absent-input: $(INSTALLED)
 	    > $$(.venv-absent/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dev.pth
 	PYTHONPATH=tests OMP_NUM_THREADS=1 .venv-absent/bin/python -W ignore -m conformance.absent docs/absent-input.md
 
+# In an environment of its own: where torchao is installed, every import of transformers loads it, and tells of what it lacks.
+quantised: $(INSTALLED)
+	$(PYTHON) -m venv .venv-quantised
+	.venv-quantised/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchao==0.18.0
+	echo "import site; site.addsitedir('$$($(abspath $(BIN))/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")')" \
+	    > $$(.venv-quantised/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dev.pth
+	OMP_NUM_THREADS=1 .venv-quantised/bin/python -m pytest -q tests/adapters/test_quantised.py
+
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.speed --out build/speed
 
@@ -87,5 +95,5 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-absent .venv-torch-* build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-absent .venv-quantised .venv-torch-* build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

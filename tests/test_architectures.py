@@ -17,7 +17,6 @@ from subsense.injection.hooks import SiteHook
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning"),
-    pytest.mark.filterwarnings("ignore:adapters reach no layer that holds 10.54%:UserWarning"),  # a toy Swin's tables
 ]
 
 PRESENT = torch.tensor([[True, True], [True, False], [False, True]])

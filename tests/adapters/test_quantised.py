@@ -33,7 +33,7 @@ class Both(nn.Module):
 
 def by_torchao(config: str, **options: Any) -> Quantise:
     def quantise(network: nn.Module) -> nn.Module:
-        library = pytest.importorskip("torchao.quantization", reason="needs torchao, of subsense[dev]")
+        library = pytest.importorskip("torchao.quantization", reason="needs torchao: make quantised")
         library.quantize_(network, getattr(library, config)(**options))
         return network
 

@@ -17,7 +17,6 @@ from subsense.adapters import Adapter
 from subsense.adapters.folding import fold_sets
 from subsense.adapters.layers.computed import make_plain, refresh
 from subsense.adapters.layers.layer import Slot
-from subsense.adapters.layers.quantised import make_linear, unfoldable
 from subsense.deployment.beside import written_beside
 from subsense.deployment.drop_absent import draw_example, drop, present_arguments
 from subsense.deployment.export import Different, compare, write_export, write_onnx
@@ -286,6 +285,8 @@ def _fold_site(folded: nn.Module, rows: Sequence[AdapterRow], decode: bool) -> N
         new_weight = (new_weight - layer.offset if layer.offset else new_weight).to(plain.dtype)
         changed = (layer.quantised and decode) or not torch.equal(new_weight, plain)
         if layer.quantised and changed:
+            from subsense.adapters.layers.quantised import make_linear, unfoldable
+
             if why := unfoldable(module):
                 raise FoldError(f"fold: {layer.path} ({layer.class_name}): {why}")
             make_linear(module)

@@ -31,7 +31,7 @@ from subsense.model.adapter_state import (
     weights_for,
 )
 from subsense.model.execution import Execution
-from subsense.model.weights import TrainedOn
+from subsense.model.frozen import TrainedOn
 from subsense.routing.locate import Located
 from subsense.routing.router import Router
 from subsense.support.modules import device_of

@@ -180,11 +180,11 @@ def _alone(layer: Layer | UnsupportedLayer, module: nn.Module, holders: Mapping[
 def _describe(
     path: str, module: nn.Module, why_foreign: str | None, known: Known
 ) -> Iterable[Layer | UnsupportedLayer]:
-    from subsense.adapters.layers.probe import NO_TENSOR
-    from subsense.adapters.layers.quantised import quantised_layer, quantiser_of
+    if not why_foreign and isinstance(module, nn.Linear) and type(module._parameters.get("weight")) is not nn.Parameter:
+        from subsense.adapters.layers.quantised import quantised_layer, quantiser_of
 
-    if not why_foreign and (library := quantiser_of(module)):
-        return (quantised_layer(path, module, library),)
+        if library := quantiser_of(module):
+            return (quantised_layer(path, module, library),)
     base = next((base for base in _KNOWN if isinstance(module, base)), None)
     if not (why_foreign or base or may_be_layer(module)):
         return ()
@@ -198,7 +198,7 @@ def _describe(
         if isinstance(found, Layer):
             return (found,)
         fault = found
-        base = None if NO_TENSOR in fault else base
+        base = None if "no tensor" in fault else base  # see `subsense.adapters.layers.probe.NO_TENSOR`
     if not (why_foreign or base):  # it holds what a layer holds, and is none
         return ()
     return (UnsupportedLayer(f"{path or 'the network'} ({type(module).__name__}): {fault}"),)

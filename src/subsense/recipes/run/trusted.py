@@ -54,8 +54,8 @@ def _calibrated(job: Job, robust: ss.RobustModel) -> str | None:
     except ss.InputError as error:
         note(f"the page's examples without calibrated confidence: {error}")
         return None
-    abstains = f", and when it abstains ({risk:.0%} wrong answers allowed)" if risk else ""
+    abstains = f" and when it abstains ({100 * risk:g} % wrong answers allowed)" if risk else ""
     return (
-        f"How sure it is, what isn't ruled out ({COVERAGE:.0%} coverage){abstains} was calibrated on {len(rows)} other "
-        "rows of the test part."
+        f"How sure the adapted network is, what isn't ruled out ({100 * COVERAGE:g} % coverage){abstains} was "
+        f"calibrated on {len(rows)} other rows of the test part."
     )
