@@ -1,5 +1,6 @@
 """The wheel: everything in it, and enough to work alone in an empty environment."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -13,7 +14,11 @@ PACKAGE = REPOSITORY / "src" / "subsense"
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=900)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
