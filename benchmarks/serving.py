@@ -18,14 +18,17 @@ import http.client
 import io
 import itertools
 import json
-import multiprocessing
 import os
 import platform
+import signal
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,8 +65,6 @@ def make(index: int) -> ss.RobustModel:
 
 def serve(index: int, port: int, max_batch_size: int) -> None:
     """Run a server, until the process is ended."""
-    from functools import partial
-
     from subsense.integrations.serving.server import make_server
 
     torch.set_num_threads(1)
@@ -91,7 +92,7 @@ def _encoded(array: np.ndarray) -> str:
 
 def ask(port: int, requests: list[bytes]) -> list[float]:
     """Send requests one after the other over one connection; give how long each took, in seconds."""
-    connection, found = http.client.HTTPConnection("127.0.0.1", port), []
+    connection, found = http.client.HTTPConnection("127.0.0.1", port, timeout=60), []
     for body in requests:
         began = time.perf_counter()
         connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
@@ -116,8 +117,7 @@ def run_way(way: Way, requests: list[bytes], each: int) -> tuple[float, list[flo
 def measure(index: int, rounds: int, each: int) -> dict[str, Times]:
     """Start both servers, and ask them in turns."""
     ports = _free(), _free()
-    context = multiprocessing.get_context("spawn")
-    servers = [context.Process(target=serve, args=given) for given in ((index, ports[0], 16), (index, ports[1], 1))]
+    servers = [_start(index, port, most) for port, most in zip(ports, (CLIENTS, 1), strict=True)]
     ways: dict[str, Way] = {
         "loop of single requests": (ports[0], 1),
         "16 clients, a row a pass": (ports[1], CLIENTS),
@@ -125,8 +125,6 @@ def measure(index: int, rounds: int, each: int) -> dict[str, Times]:
     }
     found, requests = {name: Times() for name in ways}, bodies(index)
     try:
-        for server in servers:
-            server.start()
         for port in ports:
             _wait(port, requests[0])
         for number in range(rounds):
@@ -140,8 +138,14 @@ def measure(index: int, rounds: int, each: int) -> dict[str, Times]:
                 found[name].ratios.append(rate / rates["loop of single requests"])
     finally:
         for server in servers:
-            _end(server)
+            os.killpg(server.pid, signal.SIGKILL)  # a server has processes of its own
+            server.wait()
     return found
+
+
+def _start(index: int, port: int, max_batch_size: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, __file__, "--serve", str(index), str(port), str(max_batch_size)]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _free() -> int:
@@ -163,20 +167,17 @@ def _wait(port: int, body: bytes) -> None:
     raise SystemExit("the server doesn't answer")
 
 
-def _end(server: multiprocessing.process.BaseProcess) -> None:
-    if server.pid is not None:
-        server.terminate()
-        server.join(20)
-        server.kill()
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--each", type=int, default=30, help="requests of each of the 16 clients in a round")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--serve", type=int, nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:
+        serve(*options.serve)
+        return
     rows = []
     print("| network | asked by | requests a second | / loop | p99, ms |")
     print("|---|---|---|---|---|")
