@@ -34,6 +34,17 @@ def test_a_mean_is_taken_once_for_all_that_ask_for_it() -> None:
     assert made == ["batches"] * 2, "no data is read where nothing is measured"
 
 
+class Three(torch.nn.Module):
+    """Take three tensors by place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+
+    def forward(self, rgb: torch.Tensor, wave: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.layer(rgb) + wave.sum() + mask.sum()
+
+
 def test_names_of_the_data_and_constants() -> None:
     asked = {"text": "empty-string", "rgb": 0.5, "audio": {"wave": 0, "mask": [1, 0]}}
     fills = make_fill("mine", asked, NAMED)
@@ -42,7 +53,7 @@ def test_names_of_the_data_and_constants() -> None:
     assert fills["rgb"] == ss.Constant(0.5, "the constant 0.5")
     modalities = ss.Modalities({"rgb": "3", "audio": {"wave": "4", "mask": "2:bool"}})
     options = {"fill": {"audio": fills["audio"]}, "call": "positional"}
-    filled = ss.adapt(torch.nn.Linear(1, 1), modalities, **options).fill
+    filled = ss.adapt(Three(), modalities, **options).fill
     assert filled.stand_ins()["fill.audio.mask"].tolist() == [True, False]
 
 
