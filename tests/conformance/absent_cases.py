@@ -261,11 +261,11 @@ LIBRARIES: Mapping[str, Mapping[str, Case]] = {
 }
 
 
-def is_there(library: str) -> bool:
-    """Say whether a library can be imported. timm wants torchvision, which may be built for other devices."""
+def is_there(package: str) -> bool:
+    """Say whether a package can be imported. timm wants torchvision, which may be built for other devices."""
     if find_spec("torchvision"):
         for name in ("nms", "qnms"):
             if not hasattr(torch.ops.torchvision, name):
                 arguments = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                torch.library.define(f"torchvision::{name}", arguments)
-    return find_spec(library) is not None
+                library.define(f"torchvision::{name}", arguments)
+    return find_spec(package) is not None

@@ -54,7 +54,7 @@ def rows() -> Rows:
 def names(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a reader has: data, a loss, a network."""
     monkeypatch.chdir(tmp_path)
-    loader = DataLoader(rows, batch_size=8)  # type: ignore[arg-type]
+    loader = DataLoader(rows, batch_size=8)
     return {
         "ss": ss,
         "network": Cameras().eval(),

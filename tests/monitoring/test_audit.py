@@ -118,10 +118,10 @@ LEAKS = (Forgotten, Multiplied, Softly, Centred, FirstRow)
 IDLE = (Dropped, TrainingOnly, OneToken, DeadBranch, Drowned)
 
 
-def audited(factory: Callable[[], nn.Module], **options: object) -> ss.AuditReport:
+def audited(factory: Callable[[], nn.Module], **options: Any) -> ss.AuditReport:
     torch.manual_seed(0)
     network = factory().eval()
-    return ss.audit(network, [draw(MODALITIES, 16)], modalities=MODALITIES, **options)  # type: ignore[arg-type]
+    return ss.audit(network, [draw(MODALITIES, 16)], modalities=MODALITIES, **options)
 
 
 @pytest.mark.parametrize("factory", LEAKS)

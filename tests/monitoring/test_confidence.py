@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +22,14 @@ from subsense.monitoring.confidence.limits import find_least, find_least_of_pixe
 from subsense.monitoring.confidence.temperature import fit_temperatures
 
 
-def towers(seed: int = 0, **options: object) -> ss.RobustModel:
+def towers(seed: int = 0, **options: Any) -> ss.RobustModel:
     network, spec = make("towers", seed)
-    return with_sets(ss.adapt(network, **spec, **options), seed)  # type: ignore[arg-type]
+    return with_sets(ss.adapt(network, **spec, **options), seed)
 
 
 def labelled(robust: ss.RobustModel, count: int, seed: int, *, heat: float = 2.0) -> tuple[dict[str, Tensor], Tensor]:
     """Draw rows whose class is drawn from what the network says with everything, made less sure."""
-    inputs = draw(robust.modalities.spec, count, seed)  # type: ignore[arg-type]
+    inputs = draw(robust.modalities.spec, count, seed)
     with torch.no_grad():
         chances = (robust(inputs) / heat).softmax(1)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -451,10 +452,10 @@ def test_onnx_carries_the_numbers(tmp_path: Path) -> None:
         ({"select": lambda output: output[:, 0]}, r"found scores \(30,\) and a target \(30,\)"),
     ],
 )
-def test_what_cannot_be_calibrated_is_refused(options: dict[str, object], message: str) -> None:
+def test_what_cannot_be_calibrated_is_refused(options: dict[str, Any], message: str) -> None:
     robust = towers()
     with pytest.raises(ss.InputError, match=message):
-        ss.confidence(robust, [labelled(robust, 30, 0)], **options)  # type: ignore[arg-type]
+        ss.confidence(robust, [labelled(robust, 30, 0)], **options)
     assert robust.confidence is None
 
 

@@ -37,7 +37,7 @@ def plan_network(recipe: Recipe) -> ss.Plan:
 def check(job: Job) -> None:
     """Find out what is wrong with recipe, network and data before anything is changed."""
     plan_network(job.recipe)
-    job.data  # noqa: B018 - loading it checks it
+    _ = job.data  # loading it checks it
 
 
 def start(job: Job) -> None:
